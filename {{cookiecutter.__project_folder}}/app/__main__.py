@@ -1,0 +1,63 @@
+"""`python -m app`: start the service, bring its schema up, or list its settings."""
+
+import argparse
+import asyncio
+import sys
+
+import structlog
+
+from app.core.config import FACTS, Settings, SettingsError, load_settings, settings_table
+from app.core.logging_config import configure_logging
+from app.storage import backends
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code of the process, 2 for a command line or environment that is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description=f"{FACTS.service.title}. Configured by environment variables only: see `python -m app settings`.",
+    )
+    parser.add_argument(
+        "command",
+        nargs="?",
+        default="serve",
+        choices=("serve", "migrate", "settings"),
+        help="serve requests (the default), bring the schema of STORAGE_URL up to date, or list the settings",
+    )
+    command = parser.parse_args(arguments).command
+    if command == "settings":
+        sys.stdout.write(settings_table())
+        return 0
+    try:
+        settings = load_settings()
+        if command == "migrate":
+            migrate(settings)
+            return 0
+        # Imported late: a wrong environment is answered, and a schema migrated, without loading the framework.
+        from app.core.lifecycle import serve
+        from app.main import create_app
+
+        return serve(settings, create_app)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the schema up, and say so; where there is none, that is soon done."""
+    logs = configure_logging(settings, dropped=lambda: None)
+    try:
+        asyncio.run(_migrate(settings))
+        structlog.get_logger().info("the schema is up to date")
+    finally:
+        logs.close(settings.telemetry_flush_seconds)
+
+
+async def _migrate(settings: Settings) -> None:
+    items = backends.connect(settings.storage_url.get_secret_value())
+    await items.open(migrate=True)
+    await items.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""`/`: where things are, for whoever finds only the host name."""
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from app.core.config import FACTS
+
+router = APIRouter(tags=["index"])
+
+
+class Index(BaseModel):
+    """The service and its entrances."""
+
+    service: str
+    version: str
+    items: str = "/api/v1/items"
+    health: str = "/health/ready"
+    documentation: str | None
+
+
+@router.get("/")
+async def index(request: Request) -> Index:
+    """Where things are."""
+    settings = request.app.state.settings
+    return Index(
+        service=FACTS.service.name,
+        version=settings.service_version,
+        documentation="/docs" if settings.docs_enabled else None,
+    )

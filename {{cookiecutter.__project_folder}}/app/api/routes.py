@@ -1,0 +1,207 @@
+"""`/api/v1/items`: list, create, read, replace, delete.
+
+Reads carry an `ETag` (RFC 9110, section 8.8.3): send it back as `If-None-Match` to save the transfer, or as `If-Match`
+to replace or delete only what you have seen.
+"""
+
+import base64
+import binascii
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+
+from app.core.errors import responses
+from app.storage import Item, ItemData, ItemNotFoundError, Items, Position, VersionConflictError
+
+PATH = "/api/v1/items"
+
+# Stored copies must ask before each use: an item may change at any moment.
+CACHE_CONTROL = "private, no-cache"
+
+# How the store's refusals look to a client.
+ERRORS: dict[type[Exception], tuple[int, str]] = {
+    ItemNotFoundError: (404, "No item has this id."),
+    VersionConflictError: (412, "The item is not the one If-Match names: it was replaced meanwhile."),
+}
+
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not Modified"}}
+
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+router = APIRouter(prefix=PATH, tags=["items"], responses=responses(500))
+
+
+class ItemIn(BaseModel):
+    """What a client says of an item."""
+
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+    description: Annotated[str, StringConstraints(max_length=2000)] | None = None
+    price: Decimal | None = Field(None, ge=0, max_digits=12, decimal_places=2, examples=["9.99"])
+
+    def data(self) -> ItemData:
+        """As the store takes it."""
+        return ItemData(name=self.name, description=self.description, price=self.price)
+
+
+class ItemOut(BaseModel):
+    """An item. `price` is a string: a JSON number would be read as a binary float by most clients."""
+
+    id: UUID
+    name: str
+    description: str | None
+    price: Decimal | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, item: Item) -> Self:
+        """An item as clients see it."""
+        data = item.data
+        return cls(
+            id=item.id,
+            name=data.name,
+            description=data.description,
+            price=data.price,
+            created_at=item.created_at,
+            updated_at=item.updated_at,
+        )
+
+
+class ItemPage(BaseModel):
+    """Some items, oldest first."""
+
+    items: list[ItemOut]
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last one.")
+
+
+def encode_cursor(position: Position) -> str:
+    """A position as an opaque, URL-safe text."""
+    microseconds = (position.created_at - _EPOCH) // timedelta(microseconds=1)
+    return base64.urlsafe_b64encode(microseconds.to_bytes(8, "big") + position.id.bytes).decode()
+
+
+def decode_cursor(cursor: str) -> Position:
+    """The position of a cursor.
+
+    Raises:
+        ValueError: `encode_cursor` made no such text.
+    """
+    try:
+        raw = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
+        moment = _EPOCH + timedelta(microseconds=int.from_bytes(raw[:8], "big"))
+        position = Position(moment, UUID(bytes=raw[8:]))
+    except (binascii.Error, ValueError, OverflowError):
+        position = None
+    if position is None or encode_cursor(position) != cursor:
+        raise ValueError("not a cursor of this service; use a page's next_cursor as it is")
+    return position
+
+
+def _valid_cursor(cursor: str) -> str:
+    decode_cursor(cursor)
+    return cursor
+
+
+def etag(item: Item) -> str:
+    """The entity tag of an item: its version, since ids are never used again."""
+    return f'"{item.version}"'
+
+
+def not_modified(if_none_match: str | None, tag: str) -> Response | None:
+    """The 304 for a client that has this tag already (weak comparison, RFC 9110, section 13.1.2)."""
+    known = {one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")}
+    if tag.removeprefix("W/") in known or "*" in known:
+        return Response(status_code=304, headers={"ETag": tag, "Cache-Control": CACHE_CONTROL})
+    return None
+
+
+async def get_items(request: Request) -> Items:
+    """The store of this application."""
+    items: Items = request.app.state.items
+    return items
+
+
+async def expected_version(if_match: Annotated[str | None, Header()] = None) -> int | None:
+    """The version that `If-Match` demands, or None where any will do."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tag = if_match.strip().strip('"')
+    # A tag that this service never gave out matches nothing: versions start at 1.
+    return int(tag) if _VERSION.fullmatch(tag) else 0
+
+
+Store = Annotated[Items, Depends(get_items)]
+ExpectedVersion = Annotated[int | None, Depends(expected_version)]
+IfNoneMatch = Annotated[str | None, Header()]
+Cursor = Annotated[str | None, AfterValidator(_valid_cursor), Query(description="The `next_cursor` of a page.")]
+
+
+@router.get("", response_model=ItemPage, responses=responses(422) | NOT_MODIFIED)
+async def list_items(
+    store: Store,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=100, description="At most so many items.")] = 20,
+    cursor: Cursor = None,
+    if_none_match: IfNoneMatch = None,
+) -> ItemPage | Response:
+    """A page of items, oldest first."""
+    # One more than asked for tells whether there is another page.
+    found = await store.page(limit=limit + 1, after=decode_cursor(cursor) if cursor else None)
+    items = found[:limit]
+    state = b"".join(item.id.bytes + item.version.to_bytes(4, "big") for item in found)
+    tag = f'W/"{blake2b(state, digest_size=12).hexdigest()}"'
+    if answer := not_modified(if_none_match, tag):
+        return answer
+    response.headers["ETag"] = tag
+    response.headers["Cache-Control"] = CACHE_CONTROL
+    last = Position(items[-1].created_at, items[-1].id) if len(found) > limit else None
+    return ItemPage(
+        items=[ItemOut.of(item) for item in items],
+        next_cursor=encode_cursor(last) if last else None,
+    )
+
+
+@router.post("", status_code=status.HTTP_201_CREATED, responses=responses(422))
+async def create_item(store: Store, body: ItemIn, response: Response) -> ItemOut:
+    """Create an item; `Location` says where it is."""
+    item = await store.create(body.data())
+    response.headers["Location"] = f"{PATH}/{item.id}"
+    response.headers["ETag"] = etag(item)
+    return ItemOut.of(item)
+
+
+@router.get("/{item_id}", response_model=ItemOut, responses=responses(404, 422) | NOT_MODIFIED)
+async def read_item(
+    store: Store, item_id: UUID, response: Response, if_none_match: IfNoneMatch = None
+) -> ItemOut | Response:
+    """Read an item."""
+    item = await store.get(item_id)
+    if answer := not_modified(if_none_match, etag(item)):
+        return answer
+    response.headers["ETag"] = etag(item)
+    response.headers["Cache-Control"] = CACHE_CONTROL
+    return ItemOut.of(item)
+
+
+@router.put("/{item_id}", responses=responses(404, 412, 422))
+async def replace_item(
+    store: Store, item_id: UUID, body: ItemIn, response: Response, version: ExpectedVersion
+) -> ItemOut:
+    """Replace everything a client may say of an item; what is left out becomes null."""
+    item = await store.replace(item_id, body.data(), version=version)
+    response.headers["ETag"] = etag(item)
+    return ItemOut.of(item)
+
+
+@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=responses(404, 412, 422))
+async def delete_item(store: Store, item_id: UUID, version: ExpectedVersion) -> None:
+    """Delete an item."""
+    await store.delete(item_id, version=version)

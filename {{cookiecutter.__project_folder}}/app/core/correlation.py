@@ -1,0 +1,23 @@
+"""The correlation id: one name for a request across services, log lines and spans.
+
+Distinct from the trace id, which exists only where tracing does: a person can set it (`curl -H
+'X-Correlation-ID: abc-123'`), support can quote it, and every log line carries it.
+"""
+
+import re
+from contextvars import ContextVar
+from uuid import uuid4
+
+HEADER = "X-Correlation-ID"
+
+# Safe in a header, a log query and a URL alike, and bounded, because a stranger chooses it.
+_VALID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=None)
+
+
+def accept(header: bytes | None) -> str:
+    """The id a client sent when it is usable as it stands, a new one otherwise. Nothing else is ever echoed."""
+    if header is not None and _VALID.fullmatch(header):
+        return header.decode("ascii")
+    return uuid4().hex

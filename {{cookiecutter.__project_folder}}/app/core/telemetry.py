@@ -1,0 +1,260 @@
+"""The one ASGI layer around the whole application: correlation id, span, metrics and access line of every request.
+
+It stands outside FastAPI because only there the real status of everything is seen: unhandled exceptions, oversized
+bodies and errors of other middleware included. It is plain ASGI because `BaseHTTPMiddleware` runs the application in
+another task, where context variables get lost.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from opentelemetry import context as otel_context
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.routing import Mount, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from app.api.health import PROBES
+from app.core import correlation, errors
+from app.core.config import Settings
+from app.core.metrics import Metrics
+from app.core.tracing import Tracing
+
+# One label for every path that no route knows; the path itself would be a series for each scanner's guess.
+UNMATCHED = "__unmatched__"
+
+# RFC 9110, section 9 and RFC 5789; anything else is `_OTHER`, as in the HTTP semantic conventions.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+OTHER_METHOD = "_OTHER"
+
+_HEADER = correlation.HEADER.lower().encode()
+
+log = structlog.get_logger()
+
+
+class Telemetry:
+    """An ASGI application that serves another one and tells what it did.
+
+    Args:
+        fastapi: the application.
+        settings: what both were built with.
+        metrics: where requests are counted.
+        tracing: where spans begin.
+    """
+
+    def __init__(self, fastapi: FastAPI, settings: Settings, metrics: Metrics, tracing: Tracing) -> None:
+        self.fastapi = fastapi
+        self.settings = settings
+        self.metrics = metrics
+        self.tracing = tracing
+        self._routes = RouteTemplates(fastapi)
+        self._propagator = TraceContextTextMapPropagator()
+        metrics.expect(known_routes(fastapi))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI 3.0)."""
+        if scope["type"] == "lifespan":
+            await self.fastapi(scope, receive, send)
+            return
+        token = correlation.correlation_id.set(correlation.accept(_header(scope, _HEADER)))
+        try:
+            if scope["type"] == "websocket":
+                await self.fastapi(scope, receive, send)
+            elif scope["path"] in PROBES:
+                await self.fastapi(scope, receive, Exchange(send, scope))
+            else:
+                await self._request(scope, receive, send)
+        finally:
+            correlation.correlation_id.reset(token)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(send, scope)
+        self.metrics.http_requests_in_progress.inc()
+        parent = self._propagator.extract(scope, getter=_HEADERS)
+        span = self.tracing.tracer.start_span(
+            exchange.method, parent, SpanKind.SERVER, attributes=_request_attributes(scope, exchange.method)
+        )
+        context = otel_context.attach(set_span_in_context(span, parent))
+        try:
+            await self.fastapi(scope, receive, exchange)
+            if not exchange.complete:
+                exchange.broken_by = "disconnect"
+        except Exception as error:
+            span.record_exception(error)
+            log.exception("unhandled exception", error=type(error).__name__)
+            if exchange.status is None:
+                await errors.problem(scope["path"], 500)(scope, receive, exchange)
+            if not exchange.complete:
+                exchange.broken_by = "error"
+        except BaseException:
+            exchange.broken_by = "cancelled"
+            raise
+        finally:
+            self._settle(exchange, span)
+            otel_context.detach(context)
+
+    def _settle(self, exchange: "Exchange", span: Span) -> None:
+        """Write down one finished request, everywhere with the same words."""
+        seconds = perf_counter() - exchange.began
+        method, route, broken_by = exchange.method, self._routes.find(exchange.scope), exchange.broken_by
+        # Without a status the client got nothing, and what it would have got is an error.
+        status = exchange.status or HTTPStatus.INTERNAL_SERVER_ERROR
+        failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR or broken_by == "error"
+
+        span_context = span.get_span_context()
+        exemplar = {"trace_id": format_trace_id(span_context.trace_id)} if span_context.trace_flags.sampled else None
+        series = self.metrics.requests(method, route, status)
+        series.total.inc(exemplar=exemplar)
+        series.duration.observe(seconds, exemplar)
+        self.metrics.http_requests_in_progress.dec()
+        if broken_by:
+            self.metrics.http_responses_incomplete.labels(method, route, broken_by).inc()
+
+        (log.error if failed else log.info)(
+            "request",
+            method=method,
+            path=exchange.scope["path"],
+            route=route,
+            status=status,
+            duration_ms=round(seconds * 1000, 3),
+            client=_host(exchange.scope.get("client")),
+            **({"incomplete": broken_by} if broken_by else {}),
+        )
+
+        if span.is_recording():
+            span.set_attribute("http.response.status_code", status)
+            if route != UNMATCHED:
+                span.update_name(f"{method} {route}")
+                span.set_attribute("http.route", route)
+            if failed:
+                span.set_status(StatusCode.ERROR)
+                span.set_attribute("error.type", broken_by or str(status))
+        span.end()
+
+
+class Exchange:
+    """A request and how far its response came; as a `send` it adds the correlation id to the response.
+
+    `broken_by` is what kept the response from its end: `error`, `disconnect` (the client left) or `cancelled`.
+    """
+
+    def __init__(self, send: Send, scope: Scope) -> None:
+        self._send = send
+        self.scope = scope
+        self.began = perf_counter()
+        self.method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+        self.status: int | None = None
+        self.complete = False
+        self.broken_by: str | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on (ASGI's `send`)."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            current = correlation.correlation_id.get() or ""
+            message["headers"] = [*message.get("headers", ()), (_HEADER, current.encode())]
+        elif message["type"] == "http.response.body":
+            # Set before sending: a client that has the whole response may leave before `send` returns.
+            self.complete = not message.get("more_body", False)
+        await self._send(message)
+
+
+class RouteTemplates:
+    """Finds the template of the route that served a request, for example `/api/v1/items/{item_id}`.
+
+    FastAPI keeps the template with the prefixes of included routers under a private key of its own, and
+    `scope["route"]` without them (since 0.137). Plain Starlette routes and mounts leave only their endpoint, hence the
+    table. What is in none of these is `UNMATCHED`: a label must never come from a client.
+    """
+
+    def __init__(self, fastapi: FastAPI) -> None:
+        self._fastapi = fastapi
+
+    @cached_property
+    def _by_endpoint(self) -> dict[Any, str]:
+        templates: dict[Any, str] = {}
+        for route in self._fastapi.routes:
+            match route:
+                case Mount():
+                    endpoint, template = route.app, f"{route.path}/{{path}}"
+                case Route():
+                    endpoint, template = route.endpoint, route.path
+                case _:
+                    continue
+            # Under two paths, an endpoint does not tell which of them was asked for.
+            templates[endpoint] = UNMATCHED if endpoint in templates else template
+        return templates
+
+    @cached_property
+    def _mount_paths(self) -> frozenset[str]:
+        return frozenset(route.path for route in self._fastapi.routes if isinstance(route, Mount)) | {""}
+
+    def find(self, scope: Scope) -> str:
+        """The template, once the application has handled the request."""
+        route = scope.get("route")
+        if route is None or isinstance(route, Mount):
+            return self._by_endpoint.get(scope.get("endpoint"), UNMATCHED)
+        # A mounted application knows nothing of its prefix; the one in the scope is the client's spelling of it.
+        prefix = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
+        if prefix not in self._mount_paths:
+            return UNMATCHED
+        included = scope.get("fastapi", {}).get("effective_route_context")
+        return f"{prefix}{route.path if included is None else included.path}"
+
+
+def known_routes(fastapi: FastAPI) -> Iterator[tuple[str, str]]:
+    """Method and template of each route, probes and mounts excluded."""
+    for route in iter_route_contexts(fastapi.routes):
+        for method in getattr(route, "methods", None) or ():
+            if route.path and route.path not in PROBES and method != "HEAD":
+                yield method, route.path
+
+
+def _request_attributes(scope: Scope, method: str) -> dict[str, Any]:
+    """What is known when a request arrives (HTTP semantic conventions 1.44, server spans)."""
+    server = scope.get("server")
+    agent = _header(scope, b"user-agent")
+    attributes = {
+        "http.request.method": method,
+        "http.request.method_original": scope["method"] if method == OTHER_METHOD else None,
+        "url.path": scope["path"],
+        "url.scheme": scope["scheme"],
+        "network.protocol.version": scope["http_version"],
+        "client.address": _host(scope.get("client")),
+        "server.address": _host(server),
+        "server.port": server[1] if server else None,
+        "user_agent.original": agent.decode("latin-1") if agent else None,
+        "correlation_id": correlation.correlation_id.get(),
+    }
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _host(address: tuple[str, int] | None) -> str | None:
+    return address[0] if address else None
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    """The value of a header that must stand alone: sent twice, it says nothing."""
+    values = [value for key, value in scope["headers"] if key == name]
+    return values[0] if len(values) == 1 else None
+
+
+class _Headers(Getter[Scope]):
+    """Lets the propagator read ASGI headers."""
+
+    def get(self, carrier: Scope, key: str) -> list[str] | None:
+        wanted = key.lower().encode()
+        return [value.decode("latin-1") for name, value in carrier["headers"] if name == wanted] or None
+
+    def keys(self, carrier: Scope) -> list[str]:
+        return [name.decode("latin-1") for name, _ in carrier["headers"]]
+
+
+_HEADERS = _Headers()

@@ -1,0 +1,131 @@
+"""Traces: the OpenTelemetry SDK and its official OTLP/HTTP exporter, put together so that neither delays anything.
+
+The SDK would register an exit handler that can wait half a minute for a dead collector; here the process waits for a
+bounded time and counts what it could not send.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    DEFAULT_OFF,
+    DEFAULT_ON,
+    ParentBased,
+    TraceIdRatioBased,
+)
+from opentelemetry.sdk.trace.sampling import Sampler as SpanSampler
+from opentelemetry.trace import Tracer
+
+from app.core.config import FACTS, Sampler, Settings
+
+
+class Tracing:
+    """The tracer of one application, and its exporter when the settings name a collector.
+
+    Args:
+        settings: sampler, endpoint and identity.
+        lost: called with the number of spans that will never arrive.
+    """
+
+    def __init__(self, settings: Settings, lost: Callable[[int], None]) -> None:
+        resource = Resource.create(
+            {
+                "service.name": FACTS.service.name,
+                "service.version": settings.service_version,
+                "deployment.environment.name": settings.environment.value,
+            }
+        )
+        self.provider = TracerProvider(resource=resource, sampler=sampler(settings), shutdown_on_exit=False)
+        self._processor: CountingProcessor | None = None
+        if settings.traces_endpoint:
+            exporter = OTLPSpanExporter(settings.traces_endpoint, timeout=settings.otel_exporter_otlp_timeout)
+            self._processor = CountingProcessor(exporter, lost)
+            self.provider.add_span_processor(self._processor)
+        self.tracer: Tracer = self.provider.get_tracer("app")
+
+    def shutdown(self, timeout: float) -> None:
+        """Send what waits, for at most `timeout` seconds; count the rest as lost.
+
+        The SDK's own timeouts do not hold while an export is under way, hence the thread that may be left behind.
+        """
+        flush = threading.Thread(target=self.provider.shutdown, name="trace-flush", daemon=True)
+        flush.start()
+        flush.join(timeout)
+        if self._processor:
+            self._processor.count_unsent()
+
+
+class CountingProcessor(BatchSpanProcessor):
+    """A batch processor that knows of every span it took whether it left.
+
+    Args:
+        exporter: sends the batches.
+        lost: called with the number of spans that were refused by the collector, pushed out of a full queue, or still
+            unsent at the end.
+    """
+
+    def __init__(self, exporter: SpanExporter, lost: Callable[[int], None]) -> None:
+        self._lost = lost
+        self._lock = threading.Lock()
+        self._taken = self._settled = 0
+        super().__init__(_Settling(exporter, self._settle))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a finished span."""
+        if span.context and span.context.trace_flags.sampled:
+            with self._lock:
+                self._taken += 1
+        super().on_end(span)
+
+    def _settle(self, count: int, *, sent: bool) -> None:
+        with self._lock:
+            self._settled += count
+        if not sent:
+            self._lost(count)
+
+    def count_unsent(self) -> None:
+        """Count the spans that neither arrived nor were counted yet; nothing is sent after this."""
+        with self._lock:
+            unsent, self._settled = self._taken - self._settled, self._taken
+        if unsent > 0:
+            self._lost(unsent)
+
+
+class _Settling(SpanExporter):
+    """Tells how each batch ended."""
+
+    def __init__(self, exporter: SpanExporter, settle: Callable[..., None]) -> None:
+        self._exporter = exporter
+        self._settle = settle
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            self._settle(len(spans), sent=result is SpanExportResult.SUCCESS)
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+def sampler(settings: Settings) -> SpanSampler:
+    """The sampler the settings name (OpenTelemetry specification, "General SDK Configuration")."""
+    if settings.otel_sdk_disabled:
+        return ALWAYS_OFF
+    ratio = TraceIdRatioBased(settings.otel_traces_sampler_arg)
+    return {
+        Sampler.ALWAYS_ON: ALWAYS_ON,
+        Sampler.ALWAYS_OFF: ALWAYS_OFF,
+        Sampler.TRACE_ID_RATIO: ratio,
+        Sampler.PARENT_ALWAYS_ON: DEFAULT_ON,
+        Sampler.PARENT_ALWAYS_OFF: DEFAULT_OFF,
+        Sampler.PARENT_TRACE_ID_RATIO: ParentBased(ratio),
+    }[settings.otel_traces_sampler]

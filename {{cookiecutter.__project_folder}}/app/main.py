@@ -1,0 +1,78 @@
+"""The wiring of the application, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from app.api import health, index, routes
+from app.core import errors, saturation
+from app.core.config import FACTS, Settings, SettingsError, load_settings
+from app.core.lifecycle import Readiness
+from app.core.metrics import Metrics
+from app.core.telemetry import Telemetry
+from app.core.tracing import Tracing
+from app.storage import backends
+
+
+def create_app(settings: Settings | None = None) -> Telemetry:
+    """Build the application: an ASGI app with the FastAPI one at `.fastapi`.
+
+    Args:
+        settings: from the environment when absent.
+
+    Raises:
+        SettingsError: the environment is unusable.
+    """
+    settings = settings or load_settings()
+    metrics = Metrics(settings)
+    try:
+        items = backends.connect(settings.storage_url.get_secret_value())
+    except ValueError as error:
+        raise SettingsError(f"STORAGE_URL: {error}") from None
+
+    fastapi = _fastapi(settings)
+    fastapi.state.settings = settings
+    fastapi.state.metrics = metrics
+    fastapi.state.items = items
+    fastapi.state.readiness = Readiness(
+        items.check, settings.health_check_cache_seconds, settings.health_check_timeout_seconds
+    )
+    errors.install(fastapi, routes.ERRORS)
+    for module in (index, health, routes):
+        fastapi.include_router(module.router)
+
+    return Telemetry(fastapi, settings, metrics, Tracing(settings, metrics.telemetry_dropped.labels("spans").inc))
+
+
+def _fastapi(settings: Settings) -> FastAPI:
+    arguments: dict[str, Any] = {
+        "title": FACTS.service.title,
+        "description": FACTS.service.description,
+        "version": settings.service_version,
+        "lifespan": lifespan,
+        "redoc_url": None,
+        # One source of truth: `core/telemetry.py` sees more than FastAPI's own instrumentation, and once.
+        "telemetry": {"tracing": False, "metrics": False, "logs": False},
+    }
+    if settings.docs_enabled:
+        # FastAPI's own page loads its scripts from a CDN, which a service behind a firewall does not reach.
+        return FastAPIOffline(static_url="/docs/static", **arguments)
+    return FastAPI(docs_url=None, openapi_url=None, **arguments)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """What must be open while requests are served. Needs no dependency to be up: readiness tells of those."""
+    settings: Settings = app.state.settings
+    await app.state.items.open(migrate=settings.owns_schema)
+    watch = asyncio.create_task(saturation.watch(app.state.metrics))
+    app.state.readiness.started = True
+    try:
+        yield
+    finally:
+        watch.cancel()
+        await app.state.items.close()

@@ -1,0 +1,62 @@
+"""One fact, one place: whatever repeats a fact of `app/service.toml`, or a setting, agrees with it."""
+
+import re
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from app.core.config import FACTS, settings_table
+from tests.support import ROOT
+
+
+def test_the_project_is_named_like_the_service() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert (project["name"], project["description"]) == (FACTS.service.name, FACTS.service.description)
+
+
+def test_the_team_owns_the_code() -> None:
+    assert f"/{FACTS.service.team}" in (ROOT / "CODEOWNERS").read_text()
+
+
+def test_the_readme_lists_the_settings_as_they_are() -> None:
+    assert settings_table() in (ROOT / "README.md").read_text(encoding="utf-8"), (
+        "replace the table in README.md by what `python -m app settings` prints"
+    )
+
+
+def locked(name: str) -> dict[str, Version]:
+    """The versions of a lock file."""
+    pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ]+)", (ROOT / name).read_text(), re.MULTILINE)
+    return {canonicalize_name(package): Version(version) for package, version in pins}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-prod.txt"])
+def test_the_lock_satisfies_what_pyproject_declares(name: str) -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = pyproject["project"]["dependencies"]
+    if name == "requirements.txt":
+        declared += pyproject["dependency-groups"]["dev"]
+    versions = locked(name)
+
+    for requirement in map(Requirement, declared):
+        version = versions.get(canonicalize_name(requirement.name))
+        assert version, f"{requirement.name} is not in {name}: run `make lock`"
+        assert version in requirement.specifier, f"{name} has {requirement.name} {version}: run `make lock`"
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-prod.txt"])
+def test_everything_locked_is_checked_by_hash(name: str) -> None:
+    entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^#.*\n", "", (ROOT / name).read_text()).strip())
+
+    assert entries
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def test_both_locks_agree() -> None:
+    everything = locked("requirements.txt")
+
+    assert {name: everything.get(name) for name in locked("requirements-prod.txt")} == locked("requirements-prod.txt")

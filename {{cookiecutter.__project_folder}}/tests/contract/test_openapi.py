@@ -1,0 +1,48 @@
+"""The OpenAPI document tells the truth about errors."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.core.telemetry import Telemetry
+
+
+@pytest.fixture
+def document(app: Telemetry) -> dict[str, Any]:
+    """The document as clients get it."""
+    content: dict[str, Any] = json.loads(json.dumps(app.fastapi.openapi()))
+    return content
+
+
+def test_every_error_of_an_item_is_a_problem_document(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        if not path.startswith("/api/"):
+            continue
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if status >= "400":
+                    assert list(response["content"]) == ["application/problem+json"], (path, status)
+
+
+def test_every_reference_has_its_schema(document: dict[str, Any]) -> None:
+    def references(node: Any) -> set[str]:
+        if isinstance(node, dict):
+            own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
+            return own.union(*(references(value) for value in node.values()))
+        if isinstance(node, list):
+            return set().union(*(references(value) for value in node))
+        return set()
+
+    schemas = document["components"]["schemas"]
+    assert {reference.rpartition("/")[2] for reference in references(document)} <= set(schemas)
+    assert "HTTPValidationError" not in schemas
+
+
+def test_without_documentation_there_is_no_page_and_no_document() -> None:
+    from app.core.config import Settings
+    from app.main import create_app
+
+    app = create_app(Settings.model_validate({"storage_url": "memory://", "docs_enabled": False}))
+
+    assert not {getattr(route, "path", "") for route in app.fastapi.routes} & {"/docs", "/redoc", "/openapi.json"}

@@ -1,0 +1,198 @@
+"""The service as a process: how it starts, what it says, how it ends."""
+
+import json
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support import Service
+
+Start = Callable[..., Service]
+
+
+def test_a_request_can_be_followed_from_header_to_log_and_metric(start: Start) -> None:
+    service = start(OTEL_TRACES_SAMPLER="always_on", DRAIN_SECONDS="0")
+    service.wait_until("/health/ready", 200)
+
+    response = httpx.get(f"{service.url}/api/v1/items", headers={"X-Correlation-ID": "abc-123"})
+    accept = {"Accept": "application/openmetrics-text"}
+    metrics = httpx.get(service.metrics_url, headers=accept).text
+    code, lines, err = service.end(signal.SIGTERM)
+
+    assert (response.status_code, response.headers["x-correlation-id"]) == (200, "abc-123")
+    (access,) = [line for line in lines if line["correlation_id"] == "abc-123"]
+    assert (access["event"], access["route"], access["status"]) == ("request", "/api/v1/items", 200)
+    assert f'trace_id="{access["trace_id"]}"' in metrics
+    assert (code, err) == (0, "")
+    assert "uvicorn.error" in {line.get("logger") for line in lines}
+
+
+def test_sigterm_drains_then_finishes_what_is_in_flight(start: Start) -> None:
+    service = start(DRAIN_SECONDS="1.5", HEALTH_CHECK_CACHE_SECONDS="0")
+    service.wait_until("/health/ready", 200)
+
+    service.process.send_signal(signal.SIGTERM)
+    service.wait_until("/health/ready", 503)
+    assert httpx.get(f"{service.url}/api/v1/items").status_code == 200
+    assert httpx.get(f"{service.url}/health/live").status_code == 200
+
+    # A request whose body is still on its way when the server stops listening.
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        body = b'{"name": "in flight"}'
+        connection.sendall(
+            b"POST /api/v1/items HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body[:5]
+        )
+        wait_for_refusal(service.port)
+        connection.sendall(body[5:])
+        answer = connection.recv(65536)
+    code, lines, _ = service.end()
+
+    assert answer.startswith(b"HTTP/1.1 201")
+    assert code == 0
+    events = [line["event"] for line in lines]
+    assert events.index("draining") < events.index("Shutting down") < events.index("Application shutdown complete.")
+
+
+def wait_for_refusal(port: int) -> None:
+    """Wait until nobody listens any more."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the service still listens")
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)])
+def test_somebody_in_a_hurry_skips_the_drain(start: Start, signals: tuple[signal.Signals, ...]) -> None:
+    service = start(DRAIN_SECONDS="300")
+    service.wait_until("/health/ready", 200)
+
+    for number in signals:
+        service.process.send_signal(number)
+        time.sleep(0.3)
+
+    assert service.end()[0] == 0
+
+
+def test_a_request_that_never_ends_is_cut_off_and_the_rest_still_ends_well(start: Start) -> None:
+    service = start(DRAIN_SECONDS="0", GRACEFUL_SHUTDOWN_SECONDS="1")
+    service.wait_until("/health/ready", 200)
+
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(b"POST /api/v1/items HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n")
+        time.sleep(0.3)
+        code, lines, _ = service.end(signal.SIGTERM)
+
+    events = [line["event"] for line in lines]
+    assert code == 0
+    assert "Application shutdown complete." in events
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["refuses", "never answers"])
+def test_a_dead_collector_delays_neither_requests_nor_the_exit(start: Start, answers: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        if answers:
+            listener.close()
+        service = start(
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}",
+            OTEL_TRACES_SAMPLER="always_on",
+            OTEL_EXPORTER_OTLP_TIMEOUT="60",
+            TELEMETRY_FLUSH_SECONDS="1",
+            DRAIN_SECONDS="0",
+        )
+        service.wait_until("/health/ready", 200)
+        for _ in range(20):
+            assert httpx.get(f"{service.url}/api/v1/items").status_code == 200
+
+        began = time.monotonic()
+        code, _, _ = service.end(signal.SIGTERM)
+
+    assert code == 0
+    # Far below the 60 s that the exporter would take by itself.
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("which", ["HTTP_PORT", "METRICS_PORT"])
+def test_a_port_in_use_ends_the_start_with_one_clear_line(start: Start, which: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        code, lines, err = start(**{which: str(port)}).end()
+
+    assert code == 3
+    (complaint,) = [line for line in lines if line["level"] in {"ERROR", "CRITICAL"}]
+    assert str(port) in json.dumps(complaint)
+    assert "Traceback" not in err
+
+
+def test_a_bad_environment_is_told_and_nothing_starts(start: Start) -> None:
+    code, lines, err = start(HTTP_PORT="web", ENVIRONMENT="production").end()
+
+    assert (code, lines) == (2, [])
+    assert "HTTP_PORT" in err
+    assert "STORAGE_URL" in err
+    assert "Traceback" not in err
+
+
+def test_the_embedded_database_is_migrated_at_start_and_keeps_what_it_got(start: Start) -> None:
+    ids = []
+    for _ in range(2):
+        service = start(DRAIN_SECONDS="0")
+        service.wait_until("/health/ready", 200)
+        ids.append(httpx.post(f"{service.url}/api/v1/items", json={"name": "kept"}).json()["id"])
+        found = httpx.get(f"{service.url}/api/v1/items").json()["items"]
+        assert service.end(signal.SIGTERM)[0] == 0
+
+    assert [item["id"] for item in found] == ids
+
+
+def test_migrate_brings_the_schema_up_that_production_waits_for(start: Start, tmp_path: Path) -> None:
+    production = {
+        "ENVIRONMENT": "production",
+        "STORAGE_URL": f"sqlite:///{tmp_path}/items.db",
+        "DRAIN_SECONDS": "0",
+        "HEALTH_CHECK_CACHE_SECONDS": "0",
+    }
+    service = start(**production)
+    service.wait_until("/health/live", 200)
+    ready = httpx.get(f"{service.url}/health/ready")
+    assert (ready.status_code, ready.json()["problem"]) == (503, "storage: SchemaError")
+
+    code, lines, _ = start("migrate", **production).end()
+
+    assert (code, lines[-1]["event"]) == (0, "the schema is up to date")
+    with sqlite3.connect(tmp_path / "items.db") as database:
+        assert database.execute("SELECT count(*) FROM items").fetchone() == (0,)
+    database.close()
+    service.wait_until("/health/ready", 200)
+    assert service.end(signal.SIGTERM)[0] == 0
+
+
+def test_logs_are_whole_lines_while_many_requests_run(start: Start) -> None:
+    service = start(DRAIN_SECONDS="0")
+    service.wait_until("/health/ready", 200)
+
+    def ask() -> None:
+        with httpx.Client() as client:
+            for _ in range(25):
+                client.get(f"{service.url}/nowhere")
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _, lines, _ = service.end(signal.SIGTERM)
+
+    assert len([line for line in lines if line["event"] == "request"]) == 200

@@ -1,0 +1,252 @@
+"""`/api/v1/items`, as a client sees it."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+ITEMS = "/api/v1/items"
+
+
+async def create(client: httpx.AsyncClient, **item: Any) -> httpx.Response:
+    response = await client.post(ITEMS, json={"name": "Widget", **item})
+    assert response.status_code == 201, response.text
+    return response
+
+
+async def test_a_created_item_is_returned_and_found_at_its_location(client: httpx.AsyncClient) -> None:
+    created = await create(client, description="for testing", price="9.99")
+
+    item = created.json()
+    assert created.headers["location"] == f"{ITEMS}/{item['id']}"
+    assert UUID(item["id"])
+    assert (item["name"], item["description"], item["price"]) == ("Widget", "for testing", "9.99")
+    assert item["created_at"] == item["updated_at"]
+    found = await client.get(created.headers["location"])
+    assert (found.status_code, found.json()) == (200, item)
+
+
+async def test_what_is_left_out_is_null(client: httpx.AsyncClient) -> None:
+    item = (await create(client)).json()
+
+    assert (item["description"], item["price"]) == (None, None)
+
+
+async def test_the_name_is_stripped(client: httpx.AsyncClient) -> None:
+    assert (await create(client, name="  Widget ")).json()["name"] == "Widget"
+
+
+async def test_a_price_may_be_a_number_and_is_shown_as_exact_text(client: httpx.AsyncClient) -> None:
+    assert (await create(client, price=0.1)).json()["price"] == "0.1"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "#/name"),
+        ({"name": ""}, "#/name"),
+        ({"name": "   "}, "#/name"),
+        ({"name": "x" * 101}, "#/name"),
+        ({"name": None}, "#/name"),
+        ({"name": 7}, "#/name"),
+        ({"name": "x", "description": "x" * 2001}, "#/description"),
+        ({"name": "x", "price": -1}, "#/price"),
+        ({"name": "x", "price": "1.234"}, "#/price"),
+        ({"name": "x", "price": "12345678901.00"}, "#/price"),
+        ({"name": "x", "price": "NaN"}, "#/price"),
+        ([], "#"),
+        ("text", "#"),
+        (None, "#"),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_an_invalid_item_is_refused_with_a_pointer_to_the_fault(
+    client: httpx.AsyncClient, method: str, body: Any, pointer: str
+) -> None:
+    url = ITEMS if method == "POST" else (await create(client)).headers["location"]
+
+    response = await client.request(method, url, json=body)
+
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
+
+
+async def test_malformed_json_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.post(ITEMS, content=b'{"name"', headers={"content-type": "application/json"})
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "#"
+
+
+async def test_pages_hold_every_item_once_in_order_of_creation(client: httpx.AsyncClient) -> None:
+    created = [(await create(client, name=f"item {number}")).json()["id"] for number in range(7)]
+
+    seen: list[str] = []
+    sizes: list[int] = []
+    cursor: str | None = None
+    while True:
+        page = (await client.get(ITEMS, params={"limit": 3} | ({"cursor": cursor} if cursor else {}))).json()
+        seen += [item["id"] for item in page["items"]]
+        sizes.append(len(page["items"]))
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+
+    assert seen == created
+    assert sizes == [3, 3, 1]
+
+
+async def test_a_last_page_that_is_full_has_no_next_cursor(client: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        await create(client)
+
+    assert (await client.get(ITEMS, params={"limit": 2})).json()["next_cursor"] is None
+
+
+async def test_a_cursor_outlives_the_item_it_points_at(client: httpx.AsyncClient) -> None:
+    created = [(await create(client)).json()["id"] for _ in range(3)]
+    cursor = (await client.get(ITEMS, params={"limit": 1})).json()["next_cursor"]
+
+    await client.delete(f"{ITEMS}/{created[0]}")
+
+    rest = (await client.get(ITEMS, params={"cursor": cursor})).json()["items"]
+    assert [item["id"] for item in rest] == created[1:]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=101",
+        "limit=x",
+        "cursor=",
+        "cursor=abc",
+        "cursor=%00",
+        "cursor=%F0%9F%98%80",
+        "cursor=" + "A" * 32 + "=",
+    ],
+)
+async def test_a_bad_query_is_refused_by_the_parameters_name(client: httpx.AsyncClient, query: str) -> None:
+    response = await client.get(f"{ITEMS}?{query}")
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["parameter"] == query.partition("=")[0]
+
+
+async def test_replacing_changes_everything_a_client_may_say_and_nothing_else(client: httpx.AsyncClient) -> None:
+    old = (await create(client, description="old", price="1")).json()
+
+    response = await client.put(f"{ITEMS}/{old['id']}", json={"name": "New"})
+
+    new = response.json()
+    assert response.status_code == 200
+    assert (new["name"], new["description"], new["price"]) == ("New", None, None)
+    assert (new["id"], new["created_at"]) == (old["id"], old["created_at"])
+    assert new["updated_at"] > old["updated_at"]
+    assert (await client.get(f"{ITEMS}/{old['id']}")).json() == new
+
+
+async def test_a_deleted_item_is_gone(client: httpx.AsyncClient) -> None:
+    url = (await create(client)).headers["location"]
+
+    deleted = await client.delete(url)
+
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert (await client.get(url)).status_code == 404
+    assert (await client.delete(url)).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_an_unknown_item_is_a_404_problem(client: httpx.AsyncClient, method: str) -> None:
+    response = await client.request(method, f"{ITEMS}/{uuid4()}", json={"name": "x"} if method == "PUT" else None)
+
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["detail"] == "No item has this id."
+
+
+async def test_an_id_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.get(f"{ITEMS}/1")
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["parameter"] == "item_id"
+
+
+async def test_reads_may_be_stored_but_must_be_revalidated(client: httpx.AsyncClient) -> None:
+    url = (await create(client)).headers["location"]
+
+    for response in (await client.get(url), await client.get(ITEMS)):
+        assert response.headers["cache-control"] == "private, no-cache"
+        assert response.headers["etag"]
+
+
+@pytest.mark.parametrize("known", ["{tag}", "W/{tag}", '"other", {tag}', "*"])
+async def test_an_unchanged_item_is_not_sent_again(client: httpx.AsyncClient, known: str) -> None:
+    created = await create(client)
+    header = {"If-None-Match": known.format(tag=created.headers["etag"])}
+
+    response = await client.get(created.headers["location"], headers=header)
+
+    assert (response.status_code, response.content) == (304, b"")
+    assert response.headers["etag"] == created.headers["etag"]
+
+
+async def test_a_changed_item_is_sent_again(client: httpx.AsyncClient) -> None:
+    created = await create(client)
+    url = created.headers["location"]
+    await client.put(url, json={"name": "New"})
+
+    response = await client.get(url, headers={"If-None-Match": created.headers["etag"]})
+
+    assert (response.status_code, response.json()["name"]) == (200, "New")
+
+
+async def test_an_unchanged_list_is_not_sent_again_and_a_changed_one_is(client: httpx.AsyncClient) -> None:
+    url = (await create(client)).headers["location"]
+    header = {"If-None-Match": (await client.get(ITEMS)).headers["etag"]}
+
+    assert (await client.get(ITEMS, headers=header)).status_code == 304
+    await client.put(url, json={"name": "New"})
+    assert (await client.get(ITEMS, headers=header)).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_a_write_that_names_an_old_version_is_refused_and_changes_nothing(
+    client: httpx.AsyncClient, method: str
+) -> None:
+    created = await create(client)
+    url, seen = created.headers["location"], created.headers["etag"]
+    current = await client.put(url, json={"name": "Somebody else's"}, headers={"If-Match": seen})
+    assert current.status_code == 200
+
+    body = {"name": "Mine"} if method == "PUT" else None
+    for tag in (seen, '"0"', '"abc"', '"' + "9" * 30 + '"'):
+        response = await client.request(method, url, json=body, headers={"If-Match": tag})
+        assert response.status_code == 412
+
+    assert (await client.get(url)).json()["name"] == "Somebody else's"
+    ok = await client.request(method, url, json=body, headers={"If-Match": current.headers["etag"]})
+    assert ok.is_success
+
+
+async def test_if_match_with_a_star_accepts_any_version(client: httpx.AsyncClient) -> None:
+    url = (await create(client)).headers["location"]
+
+    assert (await client.put(url, json={"name": "New"}, headers={"If-Match": "*"})).status_code == 200
+
+
+async def test_the_root_tells_where_things_are(client: httpx.AsyncClient) -> None:
+    index = (await client.get("/")).json()
+
+    for entrance in ("items", "health", "documentation"):
+        assert (await client.get(index[entrance])).status_code == 200
+
+
+async def test_the_documentation_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/docs")).text
+
+    assert "://" not in page
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
+        assert f"/docs/static/{asset}" in page
+        assert (await client.get(f"/docs/static/{asset}")).status_code == 200

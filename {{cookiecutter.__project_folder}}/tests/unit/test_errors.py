@@ -1,0 +1,66 @@
+"""Every error is a problem document with the correlation id, whatever went wrong where."""
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from app.core.telemetry import Telemetry
+
+ID = "abc-123"
+
+
+@pytest.fixture
+def app(app: Telemetry) -> Telemetry:
+    """The application with two more routes, which fail."""
+
+    async def fail() -> None:
+        raise RuntimeError("the secret cause")
+
+    async def raw(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("outside of every router")
+
+    app.fastapi.get("/fail")(fail)
+    app.fastapi.mount("/raw", raw)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("PATCH", "/api/v1/items", 405),
+        ("POST", "/api/v1/items", 422),
+        ("GET", "/fail", 500),
+        ("GET", "/raw/anything", 500),
+    ],
+)
+async def test_an_error_is_a_problem_document(client: httpx.AsyncClient, method: str, path: str, status: int) -> None:
+    response = await client.request(method, path, headers={"X-Correlation-ID": ID})
+
+    document = response.json()
+    assert response.status_code == document["status"] == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-correlation-id"] == document["correlation_id"] == ID
+    assert document["instance"] == path
+    assert document["title"]
+
+
+async def test_an_unhandled_exception_keeps_its_cause_to_itself(client: httpx.AsyncClient) -> None:
+    assert "secret" not in (await client.get("/fail")).text
+
+
+async def test_a_405_tells_what_is_allowed(client: httpx.AsyncClient) -> None:
+    assert (await client.patch("/api/v1/items")).headers["allow"]
+
+
+async def test_what_was_sent_is_not_repeated(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/v1/items", json={"name": "x", "price": "my password"})
+
+    assert response.status_code == 422
+    assert "my password" not in response.text
+
+
+async def test_a_pointer_escapes_what_json_pointer_reserves() -> None:
+    from app.core.errors import _invalid_field
+
+    assert _invalid_field("missing", ("body", "a/b~c", 0), "x").pointer == "#/a~1b~0c/0"
