@@ -1,0 +1,69 @@
+# What a newcomer, a developer and a pipeline run. Everything needs only make, git and Python 3.11 or newer.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SERVICE := {{cookiecutter.__project_folder}}
+
+# The first Python that is new enough and can make environments; set PYTHON to choose another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: $(READY) ## Generate the default service, start it, and follow one request through its telemetry
+	@$(BIN)/python -m demo
+
+.PHONY: test
+test: $(READY) lint types ## Run the tests that need Python packages only
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci'
+
+.PHONY: test-ci
+test-ci: $(READY) ## Run the longer tests that a pipeline can afford: other Pythons, the lock files
+	$(BIN)/python -m pytest -m ci
+
+.PHONY: test-all
+test-all: $(READY) ## Say what is missing for the longer tests, then run all tests
+	@$(BIN)/python tests/pythons.py
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(READY) ## Check style and formatting of Python, YAML and shell
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/yamllint --strict .github
+	$(BIN)/shellcheck .ci/run
+
+.PHONY: format
+format: $(READY) ## Fix style and formatting
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: types
+types: $(READY) ## Check the types
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(READY) ## Measure how long generation takes, and write docs/generation-speed.md
+	$(BIN)/python benchmarks/generation.py --write
+
+.PHONY: lock
+lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
+	$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## Remove environments, caches and the demo
+	rm -rf $(VENV) .cache .demo .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): requirements.txt
+	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or newer with venv was found. Install one (Debian: python3-venv) or set PYTHON.' >&2; exit 1; }
+	@echo 'Installing the locked requirements into $(VENV) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@touch $@
