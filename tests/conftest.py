@@ -1,0 +1,144 @@
+"""What the template's tests share: answers, ways to generate, an environment that nobody's settings reach."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import pythons
+from cookiecutter.generate import generate_context
+from cookiecutter.prompt import prompt_for_config
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = "{{cookiecutter.__project_folder}}"
+
+# The hooks are scripts, not a package; this is how a test imports one.
+sys.path.insert(0, str(ROOT / "hooks"))
+
+
+def pytest_report_header() -> str:
+    """Say which Pythons the service is tested on, and which are missing here."""
+    return pythons.summary()
+
+
+class Bake(Protocol):
+    """Generate a project with these answers, and the defaults for the rest."""
+
+    def __call__(self, **answers: str) -> Path: ...
+
+
+class Run(Protocol):
+    """Run a Python module as a user would, with output captured."""
+
+    def __call__(
+        self,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        stdin: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session")
+def defaults() -> dict[str, Any]:
+    """Return the context that Cookiecutter makes of the defaults, private values included."""
+    context = generate_context(context_file=str(ROOT / "cookiecutter.json"))
+    return dict(prompt_for_config(context, no_input=True))
+
+
+@pytest.fixture
+def bake(cookies: Any, capfd: pytest.CaptureFixture[str]) -> Bake:
+    """Return a function that generates into a fresh folder, and fails with what the hooks had to say."""
+
+    def generate(**answers: str) -> Path:
+        result = cookies.bake(extra_context=answers, template=str(ROOT))
+        if result.exception is not None:
+            output = capfd.readouterr()
+            pytest.fail(f"{answers} was not generated: {result.exception!r}\n{output.err}{output.out}")
+        return Path(result.project_path)
+
+    return generate
+
+
+@pytest.fixture(scope="session")
+def default_project(cookies_session: Any) -> Path:
+    """Return a project generated from the defaults. Shared: read it only."""
+    result = cookies_session.bake(template=str(ROOT))
+    assert result.exception is None, repr(result.exception)
+    return Path(result.project_path)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return environment variables that hide the settings of the person who tests."""
+    home = tmp_path_factory.mktemp("home")
+    config = home / "cookiecutter.yaml"
+    config.write_text(f"cookiecutters_dir: '{home / 'cookiecutters'}'\nreplay_dir: '{home / 'replay'}'\n")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHON"))}
+    return inherited | {
+        "HOME": str(home),
+        "USERPROFILE": str(home),
+        "COOKIECUTTER_CONFIG": str(config),
+        "COLUMNS": "500",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_AUTHOR_NAME": "Tester",
+        "GIT_AUTHOR_EMAIL": "tester@example.com",
+        "GIT_COMMITTER_NAME": "Tester",
+        "GIT_COMMITTER_EMAIL": "tester@example.com",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONUTF8": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def run(environment: dict[str, str]) -> Run:
+    """Return a function that runs `python -m <arguments>`; it never raises, the test judges the exit code."""
+
+    def run_module(
+        *arguments: str | Path, cwd: Path | None = None, stdin: str = "", env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        # The shell keeps PWD in step with its folder; so must whoever stands in for it.
+        place = environment | {"PWD": str(cwd or Path.cwd())} | dict(env or {})
+        return subprocess.run(
+            [sys.executable, "-m", *map(str, arguments)],
+            capture_output=True,
+            check=False,
+            cwd=cwd,
+            encoding="utf-8",
+            env=place,
+            input=stdin,
+        )
+
+    return run_module
+
+
+@pytest.fixture(scope="session")
+def git(environment: dict[str, str]) -> Callable[..., str]:
+    """Return a function that runs git in a folder and returns what it prints."""
+
+    def run_git(folder: Path, *arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, check=True, encoding="utf-8", env=environment).stdout
+
+    return run_git
+
+
+@pytest.fixture(scope="session")
+def copy_template() -> Callable[[Path], Path]:
+    """Return a function that copies the template as it is now, committed or not, without its history."""
+
+    def copy(target: Path) -> Path:
+        for name in ("hooks", "templates", FOLDER):
+            if (ROOT / name).is_dir():
+                # A test environment or a cache that a developer left inside the template is not part of it.
+                ignore = shutil.ignore_patterns("__pycache__", ".venv", ".cache", ".*_cache")
+                shutil.copytree(ROOT / name, target / name, ignore=ignore)
+        shutil.copy(ROOT / "cookiecutter.json", target)
+        return target
+
+    return copy

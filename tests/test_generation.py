@@ -1,0 +1,183 @@
+"""Every generated tree is whole: files parse, nothing is unrendered, only the answers decide the bytes."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, Bake, Run
+from hostile import ACCEPTED
+
+# Python that refuses what generation must not do, in Cookiecutter and in the hooks that it starts: an audit
+# hook sees each attempt (PEP 578).
+GUARD = """
+import sys
+
+def refuse(event, arguments):
+    if event.startswith(("socket.connect", "socket.getaddrinfo", "socket.sendto")):
+        raise RuntimeError(f"the network was used: {event} {arguments}")
+    if event == "subprocess.Popen":
+        command = [str(word) for word in arguments[1]]
+        if command[0] == "git" and command[3] in {"rev-parse", "config"}:
+            return
+        if command[0] != sys.executable:
+            raise RuntimeError(f"another program was run: {command}")
+
+sys.addaudithook(refuse)
+"""
+
+
+def files(project: Path) -> list[Path]:
+    return sorted(path for path in project.rglob("*") if path.is_file())
+
+
+def contents(project: Path) -> dict[str, bytes]:
+    return {path.relative_to(project).as_posix(): path.read_bytes() for path in files(project)}
+
+
+def text_of(path: Path) -> str | None:
+    """Return the text of the file, or nothing when it is binary."""
+    raw = path.read_bytes()
+    return None if b"\0" in raw else raw.decode("utf-8")
+
+
+def parse(path: Path) -> None:
+    """Parse the file as what its name says it is."""
+    text = text_of(path) or ""
+    match path.suffix:
+        case ".toml":
+            tomllib.loads(text)
+        case ".json":
+            json.loads(text)
+        case ".py":
+            ast.parse(text)
+        case ".yaml" | ".yml":
+            list(yaml.safe_load_all(text))
+
+
+def problems(project: Path) -> list[str]:
+    """Return what does not parse, with the reason."""
+    found = []
+    for path in files(project):
+        try:
+            parse(path)
+        except (ValueError, SyntaxError, yaml.YAMLError) as error:
+            found.append(f"{path.relative_to(project)}: {error}")
+    return found
+
+
+def test_every_file_parses(default_project: Path) -> None:
+    assert files(default_project)
+    assert problems(default_project) == []
+
+
+def test_the_same_answers_give_the_same_bytes(default_project: Path, run: Run, tmp_path: Path) -> None:
+    for seed in ("1", "2"):
+        output = tmp_path / seed
+        result = run("cookiecutter", ROOT, "--no-input", "-o", output, env={"PYTHONHASHSEED": seed, "TZ": f"UTC{seed}"})
+
+        assert result.returncode == 0, result.stderr
+        assert contents(output / default_project.name) == contents(default_project)
+
+
+def test_generation_uses_no_network_and_no_program_but_git(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(GUARD, encoding="utf-8")
+    (tmp_path / "probe.py").write_text("import socket; socket.getaddrinfo('localhost', 80)", encoding="utf-8")
+    guarded = {"PYTHONPATH": str(tmp_path)}
+    # The guard must bite, or the test proves nothing.
+    assert "the network was used" in run("probe", env=guarded).stderr
+
+    result = run("cookiecutter", ROOT, "--no-input", "-o", tmp_path / "out", env=guarded)
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_nothing_unrendered_is_left(default_project: Path) -> None:
+    # Other tools use double braces too; what names Cookiecutter was meant for it.
+    tag = re.compile(r"[{][{%#][^}]*cookiecutter")
+
+    assert [path for path in contents(default_project) if "{" in path] == []
+    assert [str(path) for path in files(default_project) if tag.search(text_of(path) or "")] == []
+
+
+@pytest.mark.parametrize("license_name", ["Proprietary", "MIT", "Apache-2.0"])
+def test_text_files_end_their_lines_the_same_way_everywhere(license_name: str, bake: Bake) -> None:
+    untidy = []
+    project = bake(license=license_name)
+    for path in files(project):
+        text = text_of(path)
+        if not text:
+            continue
+        name = path.relative_to(project)
+        if "\r" in text:
+            untidy.append(f"{name}: carriage return")
+        if not text.endswith("\n") or text.endswith("\n\n"):
+            untidy.append(f"{name}: must end in one newline")
+        untidy += [
+            f"{name}:{number}: trailing space"
+            for number, line in enumerate(text.split("\n"), 1)
+            if line != line.rstrip(" \t")
+        ]
+    assert untidy == []
+
+
+@pytest.mark.parametrize("answers", ACCEPTED.values(), ids=ACCEPTED)
+def test_hostile_answers_arrive_unchanged_and_break_no_file(answers: dict[str, str], bake: Bake) -> None:
+    # A name in another script is spelled in Latin letters for the slug; that may start with a digit or be
+    # empty.
+    project = bake(**{"project_slug": "hostile", **answers})
+
+    assert problems(project) == []
+    facts = tomllib.loads((project / "app" / "service.toml").read_text(encoding="utf-8"))
+    service, slo = facts["service"], facts["slo"]
+    stated = {
+        "project_name": service["title"],
+        "project_slug": service["name"],
+        "description": service["description"],
+        "team": service["team"],
+        "repository_url": service["repository"],
+        "slo_availability": str(slo["availability_percent"]),
+        "slo_latency_ms": str(slo["latency_threshold_ms"]),
+    }
+    assert {name: stated.get(name, answer) for name, answer in answers.items()} == answers
+
+
+def test_the_facts_of_a_service_are_its_answers(default_project: Path, defaults: dict[str, Any]) -> None:
+    facts = tomllib.loads((default_project / "app" / "service.toml").read_text(encoding="utf-8"))
+
+    assert facts == {
+        "service": {
+            "name": "sre-demo-api",
+            "title": "SRE Demo API",
+            "description": defaults["description"],
+            "version": "0.1.0",
+            "team": "platform",
+            "repository": "https://github.com/example-org/sre-demo-api",
+        },
+        "slo": {"availability_percent": 99.9, "latency_threshold_ms": 300, "latency_percent": 99},
+        "ports": {"http": 8000, "metrics": 9000},
+    }
+
+
+@pytest.mark.parametrize(
+    ("license_name", "first_line", "notice"),
+    [
+        ("Proprietary", "Copyright (c) acme. All rights reserved.", False),
+        ("MIT", "MIT License", False),
+        ("Apache-2.0", "Apache License", True),
+    ],
+)
+def test_legal_files_follow_the_answers(license_name: str, first_line: str, notice: bool, bake: Bake) -> None:
+    project = bake(license=license_name, organization="acme", team="shop", project_name="Shop")
+
+    legal = (project / "LICENSE").read_text(encoding="utf-8")
+    assert legal.splitlines()[0].strip() == first_line
+    assert ("Copyright (c) acme" in legal) is (license_name != "Apache-2.0")
+    assert (project / "NOTICE").exists() is notice
+    if notice:
+        assert (project / "NOTICE").read_text(encoding="utf-8").startswith("Shop\nCopyright acme\n")
+    assert "* @acme/shop\n" in (project / "CODEOWNERS").read_text(encoding="utf-8")

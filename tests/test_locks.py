@@ -1,0 +1,53 @@
+"""All locks hold the same versions, with hashes, and are what the declarations compile to."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import FOLDER, ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+from lock import LOCKS, compile_locks
+
+PINS = re.compile(r"^([a-z0-9._-]+)==([^ \n]+)", re.MULTILINE)
+
+
+def pins(name: str) -> dict[str, str]:
+    return dict(PINS.findall((ROOT / name).read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", LOCKS[1:])
+def test_a_lock_holds_the_shared_versions_with_hashes(name: str) -> None:
+    locked = pins(name)
+    text = (ROOT / name).read_text(encoding="utf-8")
+
+    assert locked
+    assert locked.items() <= pins("constraints.txt").items()
+    # Each entry ends in a hash: the last of its lines is the one that no backslash continues.
+    assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}$", text, re.MULTILINE)) == len(locked)
+
+
+def test_the_shared_versions_are_those_of_some_lock() -> None:
+    assert {**pins(LOCKS[1]), **pins(LOCKS[2]), **pins(LOCKS[3])} == pins("constraints.txt")
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_names_no_registry_and_no_folder(name: str) -> None:
+    assert not re.search(r"https?://|--index-url|--find-links|/tmp", (ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_service_supports_the_pythons_the_template_does() -> None:
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+
+    assert f'requires-python = "{ours}"' in (ROOT / FOLDER / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.ci
+def test_the_locks_are_what_the_declarations_compile_to(tmp_path: Path) -> None:
+    compile_locks(tmp_path)
+
+    for name in LOCKS:
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), f"{name} is out of date: run `make lock`"

@@ -1,0 +1,109 @@
+"""Generated services pass their own gates, by the commands their users type."""
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Bake
+from hostile import ACCEPTED
+from pythons import found
+
+CACHE = ROOT / ".cache"
+
+# Those whose words reach the most formats: quotes and backslashes, words of YAML and Python, another script.
+HOSTILE = ("backslash before quote", "words of languages", "hebrew")
+
+
+def make(project: Path, *targets: str, python: str | None = None) -> None:
+    """Run targets of a generated Makefile, in an environment that projects with the same lock share.
+
+    The first that needs an environment makes it, as a user's first `make` would, while the others wait.
+    """
+    interpreter = python or next(iter(found().values()))
+    lock = (project / "requirements.txt").read_bytes()
+    name = hashlib.sha256(lock + interpreter.encode()).hexdigest()[:16]
+    # The lock file of a fresh tree is always newer than the environment that was made from its twin.
+    command = ["make", "--assume-old=requirements.txt", f"VENV={CACHE / name}", f"PYTHON={interpreter}"]
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        run([*command, f"{CACHE / name}/.ready"], project)
+    for target in targets:
+        run([*command, target], project)
+
+
+def run(command: list[str], project: Path) -> None:
+    """Run a command in a project; its whole output is the reason when it fails."""
+    result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.fail(
+            f"{' '.join(command)} in {project}\n{result.stdout[-20_000:]}\n{result.stderr[-5_000:]}", pytrace=False
+        )
+
+
+@pytest.fixture
+def project(bake: Bake) -> Path:
+    """A service of the default answers, for one test alone."""
+    return bake()
+
+
+@pytest.mark.parametrize("target", ["lint", "types", "test"])
+def test_the_default_service_passes_its_own_gate(project: Path, target: str) -> None:
+    make(project, target)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_service_of_hostile_answers_passes_its_own_tests(bake: Bake, name: str) -> None:
+    make(bake(**{"project_slug": "hostile", **ACCEPTED[name]}), "test")
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("version", list(found())[1:])
+def test_the_service_passes_its_tests_on_every_other_python_of_this_machine(project: Path, version: str) -> None:
+    make(project, "test", "types", python=found()[version])
+
+
+def test_make_alone_lists_the_targets(project: Path) -> None:
+    result = subprocess.run(["make"], cwd=project, capture_output=True, text=True, check=True)
+
+    listed = {line.split()[1] for line in result.stdout.splitlines()}
+    assert {"run", "test", "lint", "format", "types", "lock", "migrate", "help"} <= listed
+
+
+def test_without_a_usable_python_make_says_what_to_install(project: Path) -> None:
+    result = subprocess.run(["make", "PYTHON=", "test"], cwd=project, capture_output=True, text=True, check=False)
+
+    assert result.returncode != 0
+    assert "No Python 3.11 or newer with venv was found" in result.stderr
+
+
+def test_the_tests_run_as_the_readme_says_without_make(project: Path) -> None:
+    make(project)
+    lock = (project / "requirements.txt").read_bytes()
+    name = hashlib.sha256(lock + next(iter(found().values())).encode()).hexdigest()[:16]
+    pytest_command = [str(CACHE / name / "bin" / "pytest"), "tests/unit/", "-v", "--cov=app", "--cov-report=html"]
+
+    run(pytest_command, project)
+
+    assert (project / "htmlcov" / "index.html").exists()
+
+
+def test_everything_a_developers_commands_leave_behind_is_ignored_by_git(project: Path) -> None:
+    run(["git", "init", "--quiet"], project)
+    run(["git", "add", "--all"], project)
+    make(project, "lint")
+    shutil.copytree(project / "app", project / ".venv" / "app")
+    (project / "items.db").touch()
+
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=all"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert [line for line in status.stdout.splitlines() if line.startswith("??")] == []
