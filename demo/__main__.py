@@ -93,9 +93,9 @@ def _wait(service: Service) -> None:
     print()
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return
-    print(f"The service runs (pid {service.pid}). Ctrl-C stops it.", flush=True)
     try:
         with _terminal_of_our_own():
+            print(f"The service runs (pid {service.pid}). Ctrl-C stops it.", flush=True)
             code = service.wait()
     except KeyboardInterrupt:
         # Behind the terminal's ^C.
@@ -142,6 +142,8 @@ def _exit(number: int, _: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _exit)
+    # A script's background job is started with it ignored, but the terminal's Ctrl-C is announced to work.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # nohup has it ignored, and means it.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _exit)

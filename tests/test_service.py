@@ -66,6 +66,15 @@ def test_the_service_passes_its_tests_on_every_other_python_of_this_machine(proj
     make(project, "test", "types", python=found()[version])
 
 
+@pytest.mark.ci
+def test_locking_a_fresh_service_changes_nothing(project: Path) -> None:
+    before = {path.name: path.read_text() for path in project.glob("requirements*.txt")}
+
+    make(project, "lock")
+
+    assert {name: (project / name).read_text() for name in before} == before
+
+
 def test_make_alone_lists_the_targets(project: Path) -> None:
     result = subprocess.run(["make"], cwd=project, capture_output=True, text=True, check=True)
 

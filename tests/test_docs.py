@@ -1,0 +1,59 @@
+"""Documents agree with what they describe, and their links lead somewhere."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
+DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not any(part.startswith((".", "{{")) for part in path.parts))
+PROMPTS = [name for name in json.loads((ROOT / "cookiecutter.json").read_text()) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_that_exist(document: Path) -> None:
+    links = LINK.findall(document.read_text(encoding="utf-8"))
+
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_links_of_a_generated_service_lead_to_files_that_exist(default_project: Path) -> None:
+    for document in default_project.rglob("*.md"):
+        links = LINK.findall(document.read_text(encoding="utf-8"))
+
+        assert [link for link in links if not (document.parent / link).exists()] == [], document
+
+
+def test_the_readme_asks_the_questions_that_the_template_asks() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    questions = readme.partition("| Question |")[2].partition("\n\n")[0]
+
+    assert re.findall(r"^\| `([a-z_]+)` \|", questions, re.MULTILINE) == PROMPTS
+
+
+def test_every_make_target_in_a_document_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    for document in DOCUMENTS:
+        mentioned = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", document.read_text(encoding="utf-8"), re.MULTILINE))
+        # `make run` and such in the README are those of a generated service.
+        assert mentioned - targets <= {"run"}, document
+
+
+def test_the_decisions_are_all_in_the_index() -> None:
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    records = [path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md")]
+
+    assert records
+    assert [name for name in records if f"({name})" not in index] == []
+
+
+def test_the_changelog_tells_of_the_current_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert re.search(
+        rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
