@@ -43,6 +43,13 @@ def test_every_make_target_in_a_document_exists() -> None:
         assert mentioned - targets <= {"run"}, document
 
 
+def test_every_make_target_in_the_readme_of_a_service_exists(default_project: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (default_project / "Makefile").read_text(), re.MULTILINE))
+    readme = (default_project / "README.md").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", readme, re.MULTILINE)) <= targets
+
+
 def test_the_decisions_are_all_in_the_index() -> None:
     index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
     records = [path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md")]

@@ -17,14 +17,24 @@ CACHE = ROOT / ".cache"
 HOSTILE = ("backslash before quote", "words of languages", "hebrew")
 
 
+def default_python() -> str:
+    """The Python that services are tested on, other than by the test of all of them."""
+    return next(iter(found().values()))
+
+
+def environment_name(project: Path, python: str) -> str:
+    """The name of the environment that this project's lock and this Python make."""
+    lock = (project / "requirements.txt").read_bytes()
+    return hashlib.sha256(lock + python.encode()).hexdigest()[:16]
+
+
 def make(project: Path, *targets: str, python: str | None = None) -> None:
     """Run targets of a generated Makefile, in an environment that projects with the same lock share.
 
     The first that needs an environment makes it, as a user's first `make` would, while the others wait.
     """
-    interpreter = python or next(iter(found().values()))
-    lock = (project / "requirements.txt").read_bytes()
-    name = hashlib.sha256(lock + interpreter.encode()).hexdigest()[:16]
+    interpreter = python or default_python()
+    name = environment_name(project, interpreter)
     # The lock file of a fresh tree is always newer than the environment that was made from its twin.
     command = ["make", "--assume-old=requirements.txt", f"VENV={CACHE / name}", f"PYTHON={interpreter}"]
     CACHE.mkdir(exist_ok=True)
@@ -75,6 +85,16 @@ def test_locking_a_fresh_service_changes_nothing(project: Path) -> None:
     assert {name: (project / name).read_text() for name in before} == before
 
 
+def test_make_begins_a_new_migration(project: Path) -> None:
+    make(project)
+    environment = f"VENV={CACHE / environment_name(project, default_python())}"
+    run(["make", "--assume-old=requirements.txt", environment, "migration", "NAME=add a column"], project)
+
+    (migration,) = project.glob("migrations/versions/*_add_a_column.py")
+    assert migration.read_text(encoding="utf-8").startswith('"""Add a column."""\n')
+    assert 'down_revision = "0001"' in migration.read_text(encoding="utf-8")
+
+
 def test_make_alone_lists_the_targets(project: Path) -> None:
     result = subprocess.run(["make"], cwd=project, capture_output=True, text=True, check=True)
 
@@ -91,9 +111,8 @@ def test_without_a_usable_python_make_says_what_to_install(project: Path) -> Non
 
 def test_the_tests_run_as_the_readme_says_without_make(project: Path) -> None:
     make(project)
-    lock = (project / "requirements.txt").read_bytes()
-    name = hashlib.sha256(lock + next(iter(found().values())).encode()).hexdigest()[:16]
-    pytest_command = [str(CACHE / name / "bin" / "pytest"), "tests/unit/", "-v", "--cov=app", "--cov-report=html"]
+    binaries = CACHE / environment_name(project, default_python()) / "bin"
+    pytest_command = [str(binaries / "pytest"), "tests/unit/", "-v", "--cov=app", "--cov-report=html"]
 
     run(pytest_command, project)
 

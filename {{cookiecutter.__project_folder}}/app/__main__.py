@@ -31,8 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings()
         if command == "migrate":
-            migrate(settings)
-            return 0
+            return migrate(settings)
         # Imported late: a wrong environment is answered, and a schema migrated, without loading the framework.
         from app.core.lifecycle import serve
         from app.main import create_app
@@ -43,12 +42,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def migrate(settings: Settings) -> None:
-    """Bring the schema up, and say so; where there is none, that is soon done."""
+def migrate(settings: Settings) -> int:
+    """Bring the schema up, and say so; where there is none, that is soon done. The exit code: 1 if it failed."""
     logs = configure_logging(settings, dropped=lambda: None)
     try:
         asyncio.run(_migrate(settings))
         structlog.get_logger().info("the schema is up to date")
+    except Exception:  # noqa: BLE001 - whatever it was, it is logged with its traceback
+        structlog.get_logger().exception("the schema could not be brought up to date")
+        return 1
+    else:
+        return 0
     finally:
         logs.close(settings.telemetry_flush_seconds)
 

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from app import api
 from app.api import health, index, routes
 from app.core import errors, saturation
 from app.core.config import FACTS, Settings, SettingsError, load_settings
@@ -43,7 +44,7 @@ def create_app(settings: Settings | None = None) -> Telemetry:
     )
     errors.install(fastapi, routes.ERRORS)
     for module in (index, health, routes):
-        fastapi.include_router(module.router)
+        api.register(fastapi, module.router)
 
     return Telemetry(fastapi, settings, metrics, Tracing(settings, metrics.telemetry_dropped.labels("spans").inc))
 
@@ -55,6 +56,7 @@ def _fastapi(settings: Settings) -> FastAPI:
         "version": settings.service_version,
         "lifespan": lifespan,
         "redoc_url": None,
+        "max_body_size": settings.max_body_bytes,
         # One source of truth: `core/telemetry.py` sees more than FastAPI's own instrumentation, and once.
         "telemetry": {"tracing": False, "metrics": False, "logs": False},
     }

@@ -18,21 +18,18 @@ class Health(BaseModel):
     problem: str | None = None
 
 
-@router.head("/live", include_in_schema=False)
 @router.get("/live", response_model=Health)
 async def live(request: Request) -> JSONResponse:
     """Whether the process answers at all. Touches nothing: a restart would not bring a database back."""
     return _answer(request, "live", None)
 
 
-@router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=Health, responses={503: {"model": Health}})
 async def ready(request: Request) -> JSONResponse:
     """Whether to send requests here: started, not draining, and the dependencies serve."""
     return _answer(request, "ready", await request.app.state.readiness.problem())
 
 
-@router.head("/startup", include_in_schema=False)
 @router.get("/startup", response_model=Health, responses={503: {"model": Health}})
 async def startup(request: Request) -> JSONResponse:
     """Whether the service has started: the other probes count from then on."""

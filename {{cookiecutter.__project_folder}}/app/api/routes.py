@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response, status
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from app.core.errors import responses
@@ -32,7 +32,7 @@ ERRORS: dict[type[Exception], tuple[int, str]] = {
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not Modified"}}
 
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_VERSION = re.compile(r'"([1-9][0-9]{0,8})"')
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -47,8 +47,9 @@ class ItemIn(BaseModel):
     price: Decimal | None = Field(None, ge=0, max_digits=12, decimal_places=2, examples=["9.99"])
 
     def data(self) -> ItemData:
-        """As the store takes it."""
-        return ItemData(name=self.name, description=self.description, price=self.price)
+        """As the store takes it: a price has two decimals, and zero has no sign."""
+        price = None if self.price is None else self.price.quantize(Decimal("0.01")) + 0
+        return ItemData(name=self.name, description=self.description, price=price)
 
 
 class ItemOut(BaseModel):
@@ -133,9 +134,11 @@ async def expected_version(if_match: Annotated[str | None, Header()] = None) -> 
     """The version that `If-Match` demands, or None where any will do."""
     if if_match is None or if_match.strip() == "*":
         return None
-    tag = if_match.strip().strip('"')
+    if "," in if_match:
+        raise HTTPException(400, "If-Match takes one entity tag here")
     # A tag that this service never gave out matches nothing: versions start at 1.
-    return int(tag) if _VERSION.fullmatch(tag) else 0
+    tag = _VERSION.fullmatch(if_match.strip())
+    return int(tag[1]) if tag else 0
 
 
 Store = Annotated[Items, Depends(get_items)]
@@ -191,7 +194,7 @@ async def read_item(
     return ItemOut.of(item)
 
 
-@router.put("/{item_id}", responses=responses(404, 412, 422))
+@router.put("/{item_id}", responses=responses(400, 404, 412, 422))
 async def replace_item(
     store: Store, item_id: UUID, body: ItemIn, response: Response, version: ExpectedVersion
 ) -> ItemOut:
@@ -201,7 +204,7 @@ async def replace_item(
     return ItemOut.of(item)
 
 
-@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=responses(404, 412, 422))
+@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=responses(400, 404, 412, 422))
 async def delete_item(store: Store, item_id: UUID, version: ExpectedVersion) -> None:
     """Delete an item."""
     await store.delete(item_id, version=version)

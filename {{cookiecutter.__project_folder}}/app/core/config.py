@@ -145,6 +145,9 @@ class Settings(BaseSettings):
         "Nobody's do by default.",
     )
     docs_enabled: bool = Field(True, description="Serve `/docs` and `/openapi.json`.")
+    max_body_bytes: int = Field(
+        1_048_576, ge=1024, le=1_073_741_824, description="A longer request body is refused with 413."
+    )
     storage_url: SecretStr = Field(
         SecretStr(""),
         validate_default=True,
@@ -195,7 +198,13 @@ class Settings(BaseSettings):
         3.0,
         gt=0,
         le=60,
-        description="Seconds that one export, retries included, may take.",
+        description="Seconds (as the SDK for Python reads it) that one export, retries included, may take.",
+    )
+    otel_bsp_schedule_delay: int = Field(
+        5000, ge=1, le=60_000, description="Milliseconds that a span waits for others to be sent with."
+    )
+    otel_bsp_max_queue_size: int = Field(
+        2048, ge=1, le=1_000_000, description="How many spans may wait; what does not fit is counted as lost."
     )
     otel_traces_sampler: Sampler = Field(
         Sampler.PARENT_TRACE_ID_RATIO,

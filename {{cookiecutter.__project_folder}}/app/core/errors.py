@@ -6,9 +6,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.utils import is_body_allowed_for_status_code
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from app.core.correlation import correlation_id
 
@@ -28,7 +29,7 @@ class Problem(BaseModel):
 
     title: str
     status: int
-    detail: str | None = None
+    detail: Any = Field(None, description="Text, or whatever else an endpoint chose to say.")
     instance: str
     correlation_id: str | None
     errors: list[InvalidField] | None = None
@@ -43,14 +44,14 @@ class ProblemResponse(JSONResponse):
 def problem(
     path: str,
     status: int,
-    detail: str | None = None,
+    detail: Any = None,
     *,
     errors: list[InvalidField] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> ProblemResponse:
     """The response for an error on `path`."""
     document = Problem(
-        title=HTTPStatus(status).phrase,
+        title=title(status),
         status=status,
         detail=detail,
         instance=path,
@@ -58,6 +59,11 @@ def problem(
         errors=errors,
     )
     return ProblemResponse(document.model_dump(exclude_none=True), status_code=status, headers=headers)
+
+
+def title(status: int) -> str:
+    """The phrase of a status, also of one that no RFC knows."""
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -97,9 +103,11 @@ def _known(status: int, detail: str) -> Callable[[Request, Exception], Awaitable
     return handle
 
 
-async def _http_error(request: Request, error: HTTPException) -> ProblemResponse:
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    if not is_body_allowed_for_status_code(error.status_code):
+        return Response(status_code=error.status_code, headers=error.headers)
     # Starlette fills an absent detail with the title, which would say the same thing twice.
-    detail = None if error.detail == HTTPStatus(error.status_code).phrase else error.detail
+    detail = None if error.detail == title(error.status_code) else error.detail
     return problem(request.url.path, error.status_code, detail, headers=error.headers)
 
 

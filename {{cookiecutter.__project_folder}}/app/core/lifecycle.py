@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """React to a signal. Runs between two byte codes of anything, so it only sets flags and asks the loop."""
         first, self._readiness.draining = not self._readiness.draining, True
-        if sig == signal.SIGTERM and first and self._drain_seconds:
+        if sig == signal.SIGTERM and first and self.started and self._drain_seconds:
             loop = asyncio.get_running_loop()
             loop.call_soon_threadsafe(self._drain)
         else:
@@ -113,7 +113,11 @@ def serve(settings: Settings, build: Callable[[Settings], Telemetry]) -> int:
     try:
         return _serve(settings, app)
     finally:
-        app.tracing.shutdown(settings.telemetry_flush_seconds)
+        # What is left to do is bounded, and cut short it would lose what the next person needs.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if unsent := app.tracing.shutdown(settings.telemetry_flush_seconds):
+            log.warning("spans lost at exit", spans=unsent)
         logs.close(settings.telemetry_flush_seconds)
 
 

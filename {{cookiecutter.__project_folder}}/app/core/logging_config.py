@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ _SECRET_KEY = re.compile(
 )
 _URL_PASSWORD = re.compile(r"(://[^/@:\s]*):[^/@\s]+@")
 _REDACTED = "[redacted]"
+
+STDOUT = 1
 
 # Deeper than any value worth logging, and an end for those that contain themselves.
 _DEPTH = 10
@@ -75,7 +78,9 @@ class LineWriter:
                 except BlockingIOError:
                     time.sleep(0.01)
                 except OSError:
-                    # The reader is gone: there is nobody left to tell.
+                    # The reader is gone. Of a line that was written in part, nothing useful arrived.
+                    for _ in range(bytes(block).count(b"\n")):
+                        self._dropped()
                     break
 
 
@@ -110,7 +115,7 @@ class _NotTwice(logging.Filter):
         return record.msg != "ASGI callable returned without completing response."
 
 
-def configure_logging(settings: Settings, dropped: Callable[[], None], descriptor: int = 1) -> LineWriter:
+def configure_logging(settings: Settings, dropped: Callable[[], None], descriptor: int = STDOUT) -> LineWriter:
     """Route every log line of this process to one writer, which the caller closes last.
 
     Args:
@@ -118,6 +123,9 @@ def configure_logging(settings: Settings, dropped: Callable[[], None], descripto
         dropped: counts a line that was lost.
         descriptor: the file descriptor to write to.
     """
+    if descriptor == STDOUT and sys.stdout is None:
+        # Started without one (`>&-`): the number would soon mean some client's connection.
+        descriptor = os.open(os.devnull, os.O_WRONLY)
     writer = LineWriter(descriptor, capacity=20_000, dropped=dropped)
     level = logging.getLevelNamesMapping()[settings.log_level]
     chain = processors(settings)
@@ -138,8 +146,8 @@ def configure_logging(settings: Settings, dropped: Callable[[], None], descripto
     logging.basicConfig(handlers=[_StandardHandler(formatter, writer.write)], level=level, force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("uvicorn.error").addFilter(_NotTwice())
-    # Says the same two lines at every look at the schema, and readiness looks often.
-    logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
+    # Says the same lines at every look at the schema, and readiness looks often.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     return writer
 
 
@@ -162,7 +170,8 @@ def processors(settings: Settings) -> list[Processor]:
             "correlation_id": event.pop("correlation_id", None) or correlation_id.get(),
             "trace_id": trace.format_trace_id(span.trace_id) if span.is_valid else None,
             "span_id": trace.format_span_id(span.span_id) if span.is_valid else None,
-            **event,
+            # A name that the schema has is taken; the value of a call that uses it is kept beside it.
+            **{f"{key}_" if key in constant else key: value for key, value in event.items()},
         }
 
     return [

@@ -7,7 +7,7 @@ are from bounded sets. Names and units follow https://prometheus.io/docs/practic
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import NamedTuple
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import (
@@ -29,6 +29,15 @@ METRICS_PATH = "/metrics"
 
 # A `_created` gauge for each child would add half as many series again, and no rule reads them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class _ImpatientHandler(WSGIRequestHandler):
+    """Answers scrapes; logs none of them, and gives a silent connection ten seconds."""
+
+    timeout = 10
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is inherited
+        """Log nothing."""
 
 
 class RequestSeries(NamedTuple):
@@ -78,7 +87,7 @@ class Metrics:
         )
         self.event_loop_lag = Gauge(
             "app_event_loop_lag_seconds",
-            "How late the event loop ran a timer, the worst of the last second.",
+            "How late the event loop ran a timer, the worst of the last minute.",
             registry=registry,
         )
         self.thread_tokens = Gauge(
@@ -133,6 +142,8 @@ class Metrics:
 
         server, _ = start_http_server(port, host, self.registry)
         server.set_app(only_metrics)
+        # Each connection has a thread: one that says nothing must not keep it.
+        server.RequestHandlerClass = _ImpatientHandler
         return server
 
 

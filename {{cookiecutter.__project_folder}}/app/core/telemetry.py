@@ -34,6 +34,11 @@ UNMATCHED = "__unmatched__"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 OTHER_METHOD = "_OTHER"
 
+CLIENT_CLOSED_REQUEST = 499
+
+# More than any body could have; Python refuses to read integers of thousands of digits.
+_INTEGER_DIGITS = 18
+
 _HEADER = correlation.HEADER.lower().encode()
 
 log = structlog.get_logger()
@@ -68,44 +73,64 @@ class Telemetry:
             if scope["type"] == "websocket":
                 await self.fastapi(scope, receive, send)
             elif scope["path"] in PROBES:
-                await self.fastapi(scope, receive, Exchange(send, scope))
+                await self.fastapi(scope, receive, Exchange(scope, receive, send).send)
             else:
                 await self._request(scope, receive, send)
         finally:
             correlation.correlation_id.reset(token)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(send, scope)
-        self.metrics.http_requests_in_progress.inc()
+        exchange = Exchange(scope, receive, send)
         parent = self._propagator.extract(scope, getter=_HEADERS)
-        span = self.tracing.tracer.start_span(
-            exchange.method, parent, SpanKind.SERVER, attributes=_request_attributes(scope, exchange.method)
-        )
+        name = exchange.span_name()
+        attributes = _request_attributes(scope, exchange.method)
+        span = self.tracing.tracer.start_span(name, parent, SpanKind.SERVER, attributes=attributes)
         context = otel_context.attach(set_span_in_context(span, parent))
+        self.metrics.http_requests_in_progress.inc()
         try:
-            await self.fastapi(scope, receive, exchange)
+            await self._answer(exchange, span)
+        finally:
+            self.metrics.http_requests_in_progress.dec()
+            try:
+                self._settle(exchange, span)
+            finally:
+                span.end()
+                otel_context.detach(context)
+
+    async def _answer(self, exchange: "Exchange", span: Span) -> None:
+        """Let the application answer, and note what kept it from doing so."""
+        try:
+            if self._too_long(exchange.scope):
+                # Starlette's limiter, which counts bodies of unknown length, would answer this one in plain text.
+                response = errors.problem(exchange.scope["path"], HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                await response(exchange.scope, exchange.receive, exchange.send)
+            else:
+                await self.fastapi(exchange.scope, exchange.receive, exchange.send)
             if not exchange.complete:
-                exchange.broken_by = "disconnect"
+                exchange.broken_by = exchange.broken_by or "error"
         except Exception as error:
+            if exchange.broken_by == "disconnect":
+                # Whatever failed because nobody listens any more is no failure of the service.
+                return
             span.record_exception(error)
             log.exception("unhandled exception", error=type(error).__name__)
             if exchange.status is None:
-                await errors.problem(scope["path"], 500)(scope, receive, exchange)
+                await errors.problem(exchange.scope["path"], 500)(exchange.scope, exchange.receive, exchange.send)
             if not exchange.complete:
                 exchange.broken_by = "error"
         except BaseException:
-            exchange.broken_by = "cancelled"
+            if not exchange.complete:
+                exchange.broken_by = "cancelled"
             raise
-        finally:
-            self._settle(exchange, span)
-            otel_context.detach(context)
+
+    def _too_long(self, scope: Scope) -> bool:
+        length = _header(scope, b"content-length") or b"0"
+        return length.isdigit() and (len(length) > _INTEGER_DIGITS or int(length) > self.settings.max_body_bytes)
 
     def _settle(self, exchange: "Exchange", span: Span) -> None:
         """Write down one finished request, everywhere with the same words."""
-        seconds = perf_counter() - exchange.began
         method, route, broken_by = exchange.method, self._routes.find(exchange.scope), exchange.broken_by
-        # Without a status the client got nothing, and what it would have got is an error.
-        status = exchange.status or HTTPStatus.INTERNAL_SERVER_ERROR
+        seconds, status = exchange.seconds(), exchange.final_status()
         failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR or broken_by == "error"
 
         span_context = span.get_span_context()
@@ -113,7 +138,6 @@ class Telemetry:
         series = self.metrics.requests(method, route, status)
         series.total.inc(exemplar=exemplar)
         series.duration.observe(seconds, exemplar)
-        self.metrics.http_requests_in_progress.dec()
         if broken_by:
             self.metrics.http_responses_incomplete.labels(method, route, broken_by).inc()
 
@@ -131,39 +155,65 @@ class Telemetry:
         if span.is_recording():
             span.set_attribute("http.response.status_code", status)
             if route != UNMATCHED:
-                span.update_name(f"{method} {route}")
+                span.update_name(exchange.span_name(route))
                 span.set_attribute("http.route", route)
             if failed:
                 span.set_status(StatusCode.ERROR)
                 span.set_attribute("error.type", broken_by or str(status))
-        span.end()
 
 
 class Exchange:
-    """A request and how far its response came; as a `send` it adds the correlation id to the response.
+    """A request and how far its response came, seen from between server and application.
 
     `broken_by` is what kept the response from its end: `error`, `disconnect` (the client left) or `cancelled`.
     """
 
-    def __init__(self, send: Send, scope: Scope) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
         self._send = send
         self.scope = scope
-        self.began = perf_counter()
         self.method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
         self.status: int | None = None
         self.complete = False
         self.broken_by: str | None = None
+        self._began = perf_counter()
+        self._ended: float | None = None
 
-    async def __call__(self, message: Message) -> None:
-        """Pass a message on (ASGI's `send`)."""
+    async def receive(self) -> Message:
+        """Pass on what the client sends; notice when it leaves before it has its response."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self.complete:
+            self.broken_by = "disconnect"
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass on what the client gets, with the correlation id in its headers."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            # What is sent to a client that has left is an echo of its leaving.
+            if self.broken_by is None:
+                self.status = message["status"]
             current = correlation.correlation_id.get() or ""
             message["headers"] = [*message.get("headers", ()), (_HEADER, current.encode())]
-        elif message["type"] == "http.response.body":
-            # Set before sending: a client that has the whole response may leave before `send` returns.
-            self.complete = not message.get("more_body", False)
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            # Before sending: a client that has the whole response may leave before `send` returns.
+            self.complete = True
         await self._send(message)
+        if self.complete:
+            self._ended = perf_counter()
+
+    def seconds(self) -> float:
+        """From the request's arrival to the last byte of its response; a background task does not count."""
+        return (self._ended or perf_counter()) - self._began
+
+    def final_status(self) -> int:
+        """The status that was sent. Without one: 499 (nginx's) if the client left, else what it would have got."""
+        if self.status is not None:
+            return self.status
+        return CLIENT_CLOSED_REQUEST if self.broken_by == "disconnect" else HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def span_name(self, route: str = "") -> str:
+        """Method and route (HTTP semantic conventions, "Name")."""
+        return f"{'HTTP' if self.method == OTHER_METHOD else self.method} {route}".rstrip()
 
 
 class RouteTemplates:
@@ -178,14 +228,14 @@ class RouteTemplates:
         self._fastapi = fastapi
 
     @cached_property
-    def _by_endpoint(self) -> dict[Any, str]:
-        templates: dict[Any, str] = {}
+    def _by_endpoint(self) -> dict[int, str]:
+        templates: dict[int, str] = {}
         for route in self._fastapi.routes:
             match route:
                 case Mount():
-                    endpoint, template = route.app, f"{route.path}/{{path}}"
+                    endpoint, template = id(route.app), f"{route.path}/{{path}}"
                 case Route():
-                    endpoint, template = route.endpoint, route.path
+                    endpoint, template = id(route.endpoint), route.path
                 case _:
                     continue
             # Under two paths, an endpoint does not tell which of them was asked for.
@@ -200,7 +250,7 @@ class RouteTemplates:
         """The template, once the application has handled the request."""
         route = scope.get("route")
         if route is None or isinstance(route, Mount):
-            return self._by_endpoint.get(scope.get("endpoint"), UNMATCHED)
+            return self._by_endpoint.get(id(scope.get("endpoint")), UNMATCHED)
         # A mounted application knows nothing of its prefix; the one in the scope is the client's spelling of it.
         prefix = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
         if prefix not in self._mount_paths:

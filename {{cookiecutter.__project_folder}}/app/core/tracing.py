@@ -45,56 +45,80 @@ class Tracing:
         self._processor: CountingProcessor | None = None
         if settings.traces_endpoint:
             exporter = OTLPSpanExporter(settings.traces_endpoint, timeout=settings.otel_exporter_otlp_timeout)
-            self._processor = CountingProcessor(exporter, lost)
+            self._processor = CountingProcessor(
+                exporter,
+                lost,
+                capacity=settings.otel_bsp_max_queue_size,
+                delay_ms=settings.otel_bsp_schedule_delay,
+            )
             self.provider.add_span_processor(self._processor)
         self.tracer: Tracer = self.provider.get_tracer("app")
 
-    def shutdown(self, timeout: float) -> None:
-        """Send what waits, for at most `timeout` seconds; count the rest as lost.
+    def shutdown(self, timeout: float) -> int:
+        """Send what waits, for at most `timeout` seconds; count the rest as lost, and return how many those are.
 
         The SDK's own timeouts do not hold while an export is under way, hence the thread that may be left behind.
         """
         flush = threading.Thread(target=self.provider.shutdown, name="trace-flush", daemon=True)
         flush.start()
         flush.join(timeout)
-        if self._processor:
-            self._processor.count_unsent()
+        return self._processor.count_unsent() if self._processor else 0
 
 
 class CountingProcessor(BatchSpanProcessor):
-    """A batch processor that knows of every span it took whether it left.
+    """A batch processor that tells of every span it could not deliver.
+
+    The SDK pushes spans out of a full queue without a word that a program could count, so this one bounds the queue
+    itself: what does not fit is refused, and counted at once.
 
     Args:
         exporter: sends the batches.
-        lost: called with the number of spans that were refused by the collector, pushed out of a full queue, or still
-            unsent at the end.
+        lost: called with the number of spans that did not fit, that the collector refused, or that were unsent at the
+            end.
+        capacity: how many spans may wait, those on their way included.
+        delay_ms: how long a span waits for others to be sent with, in milliseconds.
     """
 
-    def __init__(self, exporter: SpanExporter, lost: Callable[[int], None]) -> None:
+    def __init__(
+        self, exporter: SpanExporter, lost: Callable[[int], None], *, capacity: int = 2048, delay_ms: int = 5000
+    ) -> None:
         self._lost = lost
+        self._capacity = capacity
+        self._pending = 0
         self._lock = threading.Lock()
-        self._taken = self._settled = 0
-        super().__init__(_Settling(exporter, self._settle))
+        super().__init__(
+            _Settling(exporter, self._settle),
+            max_queue_size=capacity,
+            schedule_delay_millis=delay_ms,
+            max_export_batch_size=min(512, capacity),
+        )
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take a finished span."""
-        if span.context and span.context.trace_flags.sampled:
-            with self._lock:
-                self._taken += 1
-        super().on_end(span)
+        if not (span.context and span.context.trace_flags.sampled):
+            return
+        with self._lock:
+            fits = self._pending < self._capacity
+            self._pending += fits
+        if fits:
+            super().on_end(span)
+        else:
+            self._lost(1)
 
     def _settle(self, count: int, *, sent: bool) -> None:
         with self._lock:
-            self._settled += count
+            # After `count_unsent` an export may still come back; its spans were counted.
+            count = min(count, self._pending)
+            self._pending -= count
         if not sent:
             self._lost(count)
 
-    def count_unsent(self) -> None:
-        """Count the spans that neither arrived nor were counted yet; nothing is sent after this."""
+    def count_unsent(self) -> int:
+        """Count the spans that are still waiting as lost; how many those are. Nothing is sent after this."""
         with self._lock:
-            unsent, self._settled = self._taken - self._settled, self._taken
-        if unsent > 0:
-            self._lost(unsent)
+            unsent, self._pending = self._pending, 0
+        self._lost(unsent)
+        return unsent
 
 
 class _Settling(SpanExporter):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Row,
+    StaticPool,
     String,
     Table,
     Text,
@@ -36,6 +38,8 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.storage import Item, ItemData, ItemNotFoundError, Items, Position, VersionConflictError
+
+log = structlog.get_logger()
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
@@ -86,13 +90,18 @@ class SqlItems(Items):
     def __init__(self, url: str) -> None:
         try:
             parsed = make_url(url)
+            self.engine: AsyncEngine = create_async_engine(
+                parsed.set(drivername=_DRIVERS[parsed.drivername.lower()]),
+                # Parameters are the clients' data: not for error messages and logs.
+                hide_parameters=True,
+            )
         except ArgumentError as error:
             raise ValueError(str(error)) from None
-        self.engine: AsyncEngine = create_async_engine(
-            parsed.set(drivername=_DRIVERS[parsed.drivername]),
-            # Parameters are the clients' data: not for error messages and logs.
-            hide_parameters=True,
-        )
+        if isinstance(self.engine.pool, StaticPool):
+            # Its one connection would run the transactions of all requests as one.
+            raise ValueError(  # noqa: TRY004 - it is the URL that is wrong
+                "an SQLite database in memory cannot be shared by requests; use memory://"
+            )
         self._revisions = Revisions()
 
     async def open(self, *, migrate: bool) -> None:
@@ -105,7 +114,11 @@ class SqlItems(Items):
     async def migrate(self) -> None:
         """Bring the schema up to what this code needs."""
         async with self.engine.begin() as connection:
+            before = await connection.run_sync(_current_revision)
             await connection.run_sync(_upgrade)
+            after = await connection.run_sync(_current_revision)
+        if before != after:
+            log.info("schema migrated", before=before, after=after)
 
     async def check(self) -> None:
         async with self.engine.connect() as connection:

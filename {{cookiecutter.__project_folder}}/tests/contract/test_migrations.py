@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from structlog.testing import capture_logs
 
 from app.storage.sql import Revisions, SchemaError, SqlItems, alembic_config, metadata
 
@@ -76,8 +77,10 @@ def test_an_older_schema_is_not_enough() -> None:
 
 
 async def test_migrating_twice_does_nothing_more(store: SqlItems) -> None:
-    await store.migrate()
-    await store.migrate()
+    with capture_logs() as logs:
+        await store.migrate()
+        await store.migrate()
 
+    assert [line["event"] for line in logs] == ["schema migrated"]
     await store.check()
     await store.close()

@@ -1,10 +1,18 @@
 """`/api/v1/items`, as a client sees it."""
 
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
+
+from app.api import register
+from app.core.telemetry import Telemetry
+from tests.support import client_of
 
 ITEMS = "/api/v1/items"
 
@@ -38,7 +46,15 @@ async def test_the_name_is_stripped(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_price_may_be_a_number_and_is_shown_as_exact_text(client: httpx.AsyncClient) -> None:
-    assert (await create(client, price=0.1)).json()["price"] == "0.1"
+    created = await create(client, price=0.1)
+
+    assert created.json()["price"] == "0.10"
+    assert (await client.get(created.headers["location"])).json()["price"] == "0.10"
+
+
+@pytest.mark.parametrize(("given", "shown"), [("1E+2", "100.00"), ("-0", "0.00"), ("7", "7.00")])
+async def test_a_price_has_two_decimals_and_no_odd_spelling(client: httpx.AsyncClient, given: str, shown: str) -> None:
+    assert (await create(client, price=given)).json()["price"] == shown
 
 
 @pytest.mark.parametrize(
@@ -221,13 +237,46 @@ async def test_a_write_that_names_an_old_version_is_refused_and_changes_nothing(
     assert current.status_code == 200
 
     body = {"name": "Mine"} if method == "PUT" else None
-    for tag in (seen, '"0"', '"abc"', '"' + "9" * 30 + '"'):
+    for tag in (seen, "2", '"0"', '"abc"', '"' + "9" * 30 + '"'):
         response = await client.request(method, url, json=body, headers={"If-Match": tag})
         assert response.status_code == 412
 
     assert (await client.get(url)).json()["name"] == "Somebody else's"
     ok = await client.request(method, url, json=body, headers={"If-Match": current.headers["etag"]})
     assert ok.is_success
+
+
+async def test_if_match_with_several_tags_is_refused(client: httpx.AsyncClient) -> None:
+    url = (await create(client)).headers["location"]
+
+    response = await client.put(url, json={"name": "New"}, headers={"If-Match": '"1", "2"'})
+
+    assert (response.status_code, response.json()["detail"]) == (400, "If-Match takes one entity tag here")
+
+
+@pytest.mark.parametrize("path", ["/", ITEMS, "/health/live"])
+async def test_head_is_answered_wherever_get_is(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.head(path)).status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "chunked"])
+async def test_a_body_that_is_too_long_is_refused(client: httpx.AsyncClient, chunked: bool) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 500_000
+
+    content = chunks() if chunked else b"x" * 1_500_000
+    response = await client.post(ITEMS, content=content, headers={"Content-Type": "application/json"})
+
+    assert response.status_code == 413
+    assert response.headers["x-correlation-id"]
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_length_that_no_body_has_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.post(ITEMS, content=b"{}", headers={"Content-Length": "9" * 5000})
+
+    assert response.status_code == 413
 
 
 async def test_if_match_with_a_star_accepts_any_version(client: httpx.AsyncClient) -> None:
@@ -250,3 +299,48 @@ async def test_the_documentation_page_loads_nothing_from_elsewhere(client: httpx
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
         assert f"/docs/static/{asset}" in page
         assert (await client.get(f"/docs/static/{asset}")).status_code == 200
+
+
+async def test_registering_a_router_keeps_everything_its_routes_say(app: Telemetry) -> None:
+    async def depended_on() -> None:
+        raise HTTPException(418, "the dependency was called")
+
+    router = APIRouter(prefix="/teapots", tags=["tea"], dependencies=[Depends(depended_on)])
+
+    @router.post(
+        "/{size}", status_code=202, deprecated=True, operation_id="brew", responses={409: {"description": "x"}}
+    )
+    async def brew(size: int) -> dict[str, int]:
+        """Brew some tea."""
+        return {"size": size}
+
+    class OwnRoute(APIRoute):
+        """Routes of this class answer as they like."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            async def handle(request: Request) -> Response:
+                return PlainTextResponse("its own")
+
+            return handle
+
+    own = APIRouter(route_class=OwnRoute)
+    own.get("/own")(depended_on)
+    register(app.fastapi, own)
+    included = FastAPI(openapi_url=None)
+    included.include_router(router)
+    register(app.fastapi, router)
+
+    assert app.fastapi.openapi()["paths"]["/teapots/{size}"] == included.openapi()["paths"]["/teapots/{size}"]
+    async with client_of(app) as client:
+        assert (await client.post("/teapots/1")).status_code == 418
+        assert (await client.get("/own")).text == "its own"
+        app.fastapi.dependency_overrides[depended_on] = lambda: None
+        assert (await client.post("/teapots/1")).status_code == 202
+
+
+def test_what_is_no_api_route_cannot_be_registered(app: Telemetry) -> None:
+    router = APIRouter()
+    router.mount("/files", FastAPI())
+
+    with pytest.raises(TypeError, match="no API route"):
+        register(app.fastapi, router)

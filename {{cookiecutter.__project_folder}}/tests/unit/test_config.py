@@ -29,6 +29,7 @@ def test_without_an_environment_the_facts_of_the_service_hold() -> None:
         ("FORWARDED_ALLOW_IPS", "10.0.0.0/8, proxy", "'proxy'"),
         ("STORAGE_URL", "mysql://db/items", "must be one of"),
         ("STORAGE_URL", "items.db", "must be one of"),
+        ("MAX_BODY_BYTES", "1", "greater than or equal to 1024"),
         ("OTEL_TRACES_SAMPLER", "sometimes", "'always_on'"),
         ("OTEL_TRACES_SAMPLER_ARG", "1.5", "less than or equal to 1"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "URL scheme"),
@@ -69,10 +70,11 @@ def test_a_bad_storage_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> N
     assert "hunter2" not in str(error.value)
 
 
+@pytest.mark.parametrize("url", ["sqlite://host:port/items", "sqlite://", "sqlite:///:memory:", "sqlite://u:p@h/x"])
 def test_a_storage_url_that_only_the_backend_finds_wrong_is_told_the_same_way(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
-    monkeypatch.setenv("STORAGE_URL", "sqlite://host:port/items")
+    monkeypatch.setenv("STORAGE_URL", url)
 
     assert main([]) == 2
     assert "STORAGE_URL" in capsys.readouterr().err

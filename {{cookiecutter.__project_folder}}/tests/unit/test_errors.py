@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+from fastapi import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app.core.telemetry import Telemetry
@@ -47,6 +48,33 @@ async def test_an_error_is_a_problem_document(client: httpx.AsyncClient, method:
 
 async def test_an_unhandled_exception_keeps_its_cause_to_itself(client: httpx.AsyncClient) -> None:
     assert "secret" not in (await client.get("/fail")).text
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "title"),
+    [(409, {"code": "x"}, "Conflict"), (499, "closed", "Error"), (418, ["a", 1], "I'm a Teapot")],
+)
+async def test_an_endpoint_may_raise_any_status_with_any_detail(
+    app: Telemetry, client: httpx.AsyncClient, status: int, detail: object, title: str
+) -> None:
+    @app.fastapi.get("/raise")
+    async def refuse() -> None:
+        raise HTTPException(status, detail)
+
+    response = await client.get("/raise")
+
+    assert response.status_code == status
+    assert (response.json()["title"], response.json()["detail"]) == (title, detail)
+
+
+async def test_an_error_whose_status_allows_no_body_has_none(app: Telemetry, client: httpx.AsyncClient) -> None:
+    @app.fastapi.get("/raise")
+    async def refuse() -> None:
+        raise HTTPException(304, headers={"ETag": '"1"'})
+
+    response = await client.get("/raise")
+
+    assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", '"1"')
 
 
 async def test_a_405_tells_what_is_allowed(client: httpx.AsyncClient) -> None:

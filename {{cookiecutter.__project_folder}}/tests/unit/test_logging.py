@@ -138,6 +138,27 @@ def test_a_value_that_cannot_be_serialised_still_logs(lines: Callable[[], list[d
     assert "value" in line
 
 
+def test_a_field_cannot_take_the_place_of_the_services_identity(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    structlog.get_logger().info("charged", service="billing", version=7)
+
+    (line,) = lines()
+    assert (line["service"], line["service_"], line["version_"]) == (FACTS.service.name, "billing", 7)
+
+
+def test_lines_that_nobody_can_read_any_more_are_counted() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    lost: list[int] = []
+    writer = LineWriter(write, capacity=100, dropped=lambda: lost.append(1))
+
+    for _ in range(7):
+        writer.write(b"x")
+    writer.close(timeout=5)
+    os.close(write)
+
+    assert len(lost) == 7
+
+
 def test_below_the_level_nothing_is_written(lines: Callable[[], list[dict[str, Any]]]) -> None:
     structlog.get_logger().debug("quiet")
     logging.getLogger("theirs").debug("quiet")

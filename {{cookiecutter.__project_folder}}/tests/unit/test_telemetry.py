@@ -1,5 +1,6 @@
 """What one request leaves behind: metrics, access line, span and header, for each kind of request."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,18 +8,24 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, BackgroundTasks, FastAPI
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.correlation import correlation_id
 from app.core.telemetry import UNMATCHED, Exchange, Telemetry
 from tests.support import ROOT, client_of
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+async def starlette_endpoint(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("x")
 
 
 @pytest.fixture
@@ -60,6 +67,7 @@ def app(app: Telemetry) -> Telemetry:
         mounted.get("/x/{word}")(plain)
 
     fastapi.mount("/sub", sub)
+    fastapi.router.routes.append(Mount("/routes", routes=[Route("/x", starlette_endpoint)]))
     fastapi.mount("/tenant/{tenant}", tenant)
     fastapi.mount("/one", twice)
     fastapi.mount("/two", twice)
@@ -107,6 +115,9 @@ KINDS = [
     Kind("application mounted twice", "/two/x/a", "/two/x/{word}"),
     Kind("static file", "/static/service.toml", "/static/{path}"),
     Kind("mount whose path varies", "/tenant/a/x/b", UNMATCHED),
+    Kind("route of a mounted router", "/routes/x", "/routes/x"),
+    Kind("unknown path of a mounted router", "/routes/nowhere", "/routes/{path}", 404),
+    Kind("head", "/", "/", method="HEAD"),
     Kind("raw application", "/raw/a/b", "/raw/{path}"),
     Kind("unknown path", "/nowhere", UNMATCHED, 404),
     Kind("slash redirect", "/plain/a/", UNMATCHED, 307),
@@ -156,13 +167,14 @@ async def test_a_request_is_told_in_the_same_words_everywhere(
     (span,) = spans.get_finished_spans()
     assert span.context.trace_id == int(TRACE_ID, 16)
     attributes = span.attributes or {}
+    method = "HTTP" if kind.label == "_OTHER" else kind.method
     assert attributes["http.request.method"] == kind.method_label
     assert attributes["http.response.status_code"] == kind.status
     assert attributes["correlation_id"] == "abc-123"
     if kind.route == UNMATCHED:
-        assert (span.name, "http.route" in attributes) == (kind.method_label, False)
+        assert (span.name, "http.route" in attributes) == (method, False)
     else:
-        assert (span.name, attributes["http.route"]) == (f"{kind.method_label} {kind.route}", kind.route)
+        assert (span.name, attributes["http.route"]) == (f"{method} {kind.route}", kind.route)
     assert (span.status.status_code is StatusCode.ERROR) == failed
     assert [event.name for event in span.events] == (["exception"] if failed else [])
 
@@ -218,20 +230,74 @@ async def never() -> Message:
     raise AssertionError("no body is read")
 
 
-async def test_a_response_that_a_client_did_not_wait_for_counts_as_a_disconnect(app: Telemetry) -> None:
-    async def leave(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200})
-        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+async def gone() -> Message:
+    return {"type": "http.disconnect"}
 
-    app.fastapi.mount("/leave", leave)
 
-    async def send(message: Message) -> None:
-        """A connection that nobody reads."""
+async def nowhere(message: Message) -> None:
+    """A connection that nobody reads."""
+
+
+async def leave_during_a_stream(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"x", "more_body": True})
+    await receive()
+
+
+async def leave_during_an_upload(scope: Scope, receive: Receive, send: Send) -> None:
+    await Request(scope, receive).body()
+
+
+async def never_finish(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200})
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "incomplete", "level"),
+    [
+        (leave_during_a_stream, 200, "disconnect", "info"),
+        (leave_during_an_upload, 499, "disconnect", "info"),
+        (never_finish, 200, "error", "error"),
+    ],
+)
+async def test_what_kept_a_response_from_its_end_is_told_apart(
+    app: Telemetry, behaviour: ASGIApp, status: int, incomplete: str, level: str
+) -> None:
+    app.fastapi.mount("/break", behaviour)
 
     with structlog.testing.capture_logs() as logs:
-        await app(http_scope("/leave/"), never, send)
+        await app(http_scope("/break/"), gone, nowhere)
 
-    assert (logs[0]["incomplete"], logs[0]["log_level"]) == ("disconnect", "info")
+    (line,) = logs
+    assert (line["status"], line["incomplete"], line["log_level"]) == (status, incomplete, level)
+
+
+async def test_a_fault_of_telemetry_itself_leaves_no_request_in_progress(
+    app: Telemetry, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(scope: Scope) -> str:
+        raise RuntimeError("no label")
+
+    monkeypatch.setattr(app._routes, "find", fail)
+    with pytest.raises(RuntimeError, match="no label"):
+        await app(http_scope("/plain/a"), gone, nowhere)
+
+    assert app.metrics.registry.get_sample_value("http_requests_in_progress") == 0
+    assert len(spans.get_finished_spans()) == 1
+
+
+async def test_the_duration_reaches_to_the_last_byte_and_no_further(app: Telemetry, client: httpx.AsyncClient) -> None:
+    @app.fastapi.get("/slow")
+    async def slow(background: BackgroundTasks) -> None:
+        background.add_task(asyncio.sleep, 0.5)
+        await asyncio.sleep(0.1)
+
+    await client.get("/slow")
+
+    labels = {"method": "GET", "route": "/slow", "status": "200"}
+    seconds = app.metrics.registry.get_sample_value("http_request_duration_seconds_sum", labels)
+    assert seconds is not None
+    assert 0.1 <= seconds < 0.5
 
 
 async def test_a_cancelled_request_is_counted_and_the_cancellation_goes_on(app: Telemetry) -> None:
@@ -242,11 +308,8 @@ async def test_a_cancelled_request_is_counted_and_the_cancellation_goes_on(app: 
     async def cancelled() -> None:
         raise Cancelled
 
-    async def send(message: Message) -> None:
-        """A connection that nobody reads."""
-
     with structlog.testing.capture_logs() as logs, pytest.raises(Cancelled):
-        await app(http_scope("/cancelled"), never, send)
+        await app(http_scope("/cancelled"), never, nowhere)
 
     labels = {"method": "GET", "route": "/cancelled", "reason": "cancelled"}
     assert app.metrics.registry.get_sample_value("http_responses_incomplete_total", labels) == 1
@@ -288,9 +351,9 @@ async def test_an_exchange_knows_when_the_response_is_complete() -> None:
     async def send(message: Message) -> None:
         """Nothing to do."""
 
-    exchange = Exchange(send, http_scope("/"))
-    await exchange({"type": "http.response.start", "status": 200})
-    await exchange({"type": "http.response.body", "body": b"", "more_body": True})
+    exchange = Exchange(http_scope("/"), never, send)
+    await exchange.send({"type": "http.response.start", "status": 200})
+    await exchange.send({"type": "http.response.body", "body": b"", "more_body": True})
     assert not exchange.complete
-    await exchange({"type": "http.response.body", "body": b""})
+    await exchange.send({"type": "http.response.body", "body": b""})
     assert exchange.complete

@@ -83,20 +83,38 @@ class Exporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-@pytest.mark.parametrize("behaviour", ["succeed", "fail", "raise"])
-def test_every_span_is_sent_or_counted(behaviour: str) -> None:
+@pytest.mark.parametrize(
+    ("behaviour", "counted"), [("succeed", False), ("fail", True), ("raise", True)], ids=["succeed", "fail", "raise"]
+)
+def test_every_span_is_sent_or_counted(behaviour: str, counted: bool) -> None:
     exporter = Exporter(behaviour)
     lost: list[int] = []
     provider = TracerProvider(shutdown_on_exit=False)
-    processor = CountingProcessor(exporter, lost.append)
+    processor = CountingProcessor(exporter, lost.append, capacity=5000)
     provider.add_span_processor(processor)
 
     for _ in range(3000):
         provider.get_tracer("x").start_span("x").end()
     provider.shutdown()
-    processor.count_unsent()
 
-    assert exporter.sent + sum(lost) == 3000
+    assert (exporter.sent, sum(lost)) == ((0, 3000) if counted else (3000, 0))
+    assert processor.count_unsent() == 0
+
+
+def test_a_span_that_does_not_fit_is_counted_at_once() -> None:
+    exporter = Exporter("hang")
+    lost: list[int] = []
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = CountingProcessor(exporter, lost.append, capacity=100, delay_ms=1)
+    provider.add_span_processor(processor)
+
+    for _ in range(1000):
+        provider.get_tracer("x").start_span("x").end()
+
+    assert sum(lost) == 900
+    exporter.release.set()
+    provider.shutdown()
+    assert (exporter.sent, sum(lost), processor.count_unsent()) == (100, 900, 0)
 
 
 def test_an_exporter_that_hangs_delays_the_exit_by_the_timeout_only() -> None:
@@ -110,7 +128,7 @@ def test_an_exporter_that_hangs_delays_the_exit_by_the_timeout_only() -> None:
     tracing.tracer.start_span("x").end()
 
     began = time.monotonic()
-    tracing.shutdown(timeout=0.05)
+    assert tracing.shutdown(timeout=0.05) == 1
 
     assert time.monotonic() - began < 5
     assert lost == [1]
@@ -121,4 +139,4 @@ def test_without_an_endpoint_nothing_waits() -> None:
     tracing = Tracing(settings(), lost=lambda _: None)
 
     assert tracing._processor is None
-    tracing.shutdown(timeout=1)
+    assert tracing.shutdown(timeout=1) == 0
