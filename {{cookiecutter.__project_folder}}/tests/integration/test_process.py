@@ -184,6 +184,22 @@ def test_spans_that_a_dead_collector_did_not_get_are_counted_and_told(start: Sta
     assert service.end(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("allowed", "client"), [({}, "127.0.0.1"), ({"FORWARDED_ALLOW_IPS": "127.0.0.0/8"}, "203.0.113.7")]
+)
+def test_forwarded_headers_count_only_from_the_peers_that_may_send_them(
+    start: Start, allowed: dict[str, str], client: str
+) -> None:
+    service = start(DRAIN_SECONDS="0", **allowed)
+    service.wait_until("/health/ready", 200)
+
+    response = httpx.get(f"{service.url}/", headers={"X-Forwarded-For": "203.0.113.7"})
+    _, lines, _ = service.end(signal.SIGTERM)
+
+    assert [line["client"] for line in lines if line["event"] == "request"] == [client]
+    assert "server" not in response.headers
+
+
 @pytest.mark.parametrize("which", ["HTTP_PORT", "METRICS_PORT"])
 def test_a_port_in_use_ends_the_start_with_one_clear_line(start: Start, which: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
