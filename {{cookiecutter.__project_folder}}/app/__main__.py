@@ -6,9 +6,9 @@ import sys
 
 import structlog
 
-from app.core.config import FACTS, Settings, SettingsError, load_settings, settings_table
+from app.core.config import FACTS, Settings, SettingsError, connect_storage, load_settings, settings_table
 from app.core.logging_config import configure_logging
-from app.storage import backends
+from app.storage import Items
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,9 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def migrate(settings: Settings) -> int:
     """Bring the schema up, and say so; where there is none, that is soon done. The exit code: 1 if it failed."""
+    items = connect_storage(settings)
     logs = configure_logging(settings, dropped=lambda: None)
     try:
-        asyncio.run(_migrate(settings))
+        asyncio.run(_migrate(items))
         structlog.get_logger().info("the schema is up to date")
     except Exception:  # noqa: BLE001 - whatever it was, it is logged with its traceback
         structlog.get_logger().exception("the schema could not be brought up to date")
@@ -57,10 +58,11 @@ def migrate(settings: Settings) -> int:
         logs.close(settings.telemetry_flush_seconds)
 
 
-async def _migrate(settings: Settings) -> None:
-    items = backends.connect(settings.storage_url.get_secret_value())
-    await items.open(migrate=True)
-    await items.close()
+async def _migrate(items: Items) -> None:
+    try:
+        await items.open(migrate=True)
+    finally:
+        await items.close()
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ from fastapi_offline import FastAPIOffline
 from app import api
 from app.api import health, index, routes
 from app.core import errors, saturation
-from app.core.config import FACTS, Settings, SettingsError, load_settings
+from app.core.config import FACTS, Settings, connect_storage, load_settings
 from app.core.lifecycle import Readiness
 from app.core.metrics import Metrics
 from app.core.telemetry import Telemetry
 from app.core.tracing import Tracing
-from app.storage import backends
 
 
 def create_app(settings: Settings | None = None) -> Telemetry:
@@ -30,10 +29,7 @@ def create_app(settings: Settings | None = None) -> Telemetry:
     """
     settings = settings or load_settings()
     metrics = Metrics(settings)
-    try:
-        items = backends.connect(settings.storage_url.get_secret_value())
-    except ValueError as error:
-        raise SettingsError(f"STORAGE_URL: {error}") from None
+    items = connect_storage(settings)
 
     fastapi = _fastapi(settings)
     fastapi.state.settings = settings
@@ -70,11 +66,11 @@ def _fastapi(settings: Settings) -> FastAPI:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """What must be open while requests are served. Needs no dependency to be up: readiness tells of those."""
     settings: Settings = app.state.settings
-    await app.state.items.open(migrate=settings.owns_schema)
-    watch = asyncio.create_task(saturation.watch(app.state.metrics))
-    app.state.readiness.started = True
     try:
+        await app.state.items.open(migrate=settings.owns_schema)
+        watch = asyncio.create_task(saturation.watch(app.state.metrics))
+        app.state.readiness.started = True
         yield
-    finally:
         watch.cancel()
+    finally:
         await app.state.items.close()

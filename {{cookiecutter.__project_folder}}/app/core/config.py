@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.storage import backends
+from app.storage import Items, backends
 
 SERVICE_FILE = Path(__file__).resolve().parent.parent / "service.toml"
 
@@ -285,6 +285,18 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise SettingsError("\n".join(_problems(error))) from None
+
+
+def connect_storage(settings: Settings) -> Items:
+    """The store that the settings name, not yet opened.
+
+    Raises:
+        SettingsError: only the backend could find out that `STORAGE_URL` is wrong.
+    """
+    try:
+        return backends.connect(settings.storage_url.get_secret_value())
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"STORAGE_URL: {error}") from None
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -14,6 +14,7 @@ def connect(url: str) -> Items:
 
     Raises:
         ValueError: the scheme is not one of `SCHEMES`, or the rest of the URL makes no sense to the backend.
+        OSError: the URL names a file that cannot be written.
     """
     match urlsplit(url).scheme:
         case "memory":

@@ -85,6 +85,7 @@ class SqlItems(Items):
 
     Raises:
         ValueError: the URL is no database URL.
+        OSError: the URL names a file that cannot be written.
     """
 
     def __init__(self, url: str) -> None:
@@ -102,6 +103,9 @@ class SqlItems(Items):
             raise ValueError(  # noqa: TRY004 - it is the URL that is wrong
                 "an SQLite database in memory cannot be shared by requests; use memory://"
             )
+        if parsed.database and not parsed.database.startswith("file:"):
+            # A folder that is missing or closed to us is told here, not by a driver's thread in its own words.
+            Path(parsed.database).open("ab").close()
         self._revisions = Revisions()
 
     async def open(self, *, migrate: bool) -> None:

@@ -234,10 +234,24 @@ def test_the_embedded_database_is_migrated_at_start_and_keeps_what_it_got(start:
 
 
 def test_a_schema_that_cannot_be_migrated_is_told(start: Start, tmp_path: Path) -> None:
-    code, lines, err = start("migrate", STORAGE_URL=f"sqlite:///{tmp_path}/missing/items.db").end()
+    (tmp_path / "items.db").write_text("This is no database, and longer than a header of one would be. " * 20)
+
+    code, lines, err = start("migrate", STORAGE_URL=f"sqlite:///{tmp_path}/items.db").end()
 
     assert (code, err) == (1, "")
     assert lines[-1]["event"] == "the schema could not be brought up to date"
+    assert "file is not a database" in lines[-1]["exception"]
+
+
+@pytest.mark.parametrize("command", [(), ("migrate",)], ids=["serve", "migrate"])
+def test_a_database_file_that_cannot_be_written_is_told_and_nothing_starts(
+    start: Start, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    code, lines, err = start(*command, STORAGE_URL=f"sqlite:///{tmp_path}/missing/items.db").end()
+
+    assert (code, lines) == (2, [])
+    assert "STORAGE_URL: [Errno 2] No such file or directory" in err
+    assert "Traceback" not in err
 
 
 def test_migrate_brings_the_schema_up_that_production_waits_for(start: Start, tmp_path: Path) -> None:
