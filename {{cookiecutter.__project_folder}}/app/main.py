@@ -66,11 +66,11 @@ def _fastapi(settings: Settings) -> FastAPI:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """What must be open while requests are served. Needs no dependency to be up: readiness tells of those."""
     settings: Settings = app.state.settings
+    watch = asyncio.create_task(saturation.watch(app.state.metrics))
     try:
         await app.state.items.open(migrate=settings.owns_schema)
-        watch = asyncio.create_task(saturation.watch(app.state.metrics))
         app.state.readiness.started = True
         yield
-        watch.cancel()
     finally:
+        watch.cancel()
         await app.state.items.close()

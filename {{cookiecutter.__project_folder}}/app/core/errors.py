@@ -85,12 +85,12 @@ def install(app: FastAPI, known: Mapping[type[Exception], tuple[int, str]]) -> N
     app.exception_handler(RequestValidationError)(_invalid_request)
     app.exception_handler(Exception)(_unhandled)
     generate = app.openapi
+    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = {**schema.pop("$defs"), "Problem": schema}
 
     def openapi() -> dict[str, Any]:
         document = generate()
-        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas |= {**schema.pop("$defs"), "Problem": schema}
+        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -18,6 +18,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.requests import ClientDisconnect
 from starlette.routing import Mount, Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -108,16 +109,16 @@ class Telemetry:
                 await self.fastapi(exchange.scope, exchange.receive, exchange.send)
             if not exchange.complete:
                 exchange.broken_by = exchange.broken_by or "error"
+        except ClientDisconnect:
+            # How a read ends when the client has left: `receive` has noted that, and it is no failure of the service.
+            pass
         except Exception as error:
-            if exchange.broken_by == "disconnect":
-                # Whatever failed because nobody listens any more is no failure of the service.
-                return
             span.record_exception(error)
             log.exception("unhandled exception", error=type(error).__name__)
             if exchange.status is None:
                 await errors.problem(exchange.scope["path"], 500)(exchange.scope, exchange.receive, exchange.send)
             if not exchange.complete:
-                exchange.broken_by = "error"
+                exchange.broken_by = exchange.broken_by or "error"
         except BaseException:
             if not exchange.complete:
                 exchange.broken_by = "cancelled"

@@ -5,6 +5,7 @@ import pytest
 from fastapi import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from app.core.errors import _invalid_field
 from app.core.telemetry import Telemetry
 
 ID = "abc-123"
@@ -89,6 +90,4 @@ async def test_what_was_sent_is_not_repeated(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_pointer_escapes_what_json_pointer_reserves() -> None:
-    from app.core.errors import _invalid_field
-
     assert _invalid_field("missing", ("body", "a/b~c", 0), "x").pointer == "#/a~1b~0c/0"

@@ -59,8 +59,7 @@ async def test_paths_and_methods_that_strangers_invent_add_no_series(app: Teleme
 async def test_a_blocked_event_loop_shows_while_it_is_blocked_and_long_after() -> None:
     lag = EventLoopLag()
     watch = asyncio.create_task(lag.watch())
-    await asyncio.sleep(0.3)
-    assert lag.seconds() < 0.2
+    await asyncio.sleep(0)
 
     time.sleep(0.5)  # noqa: ASYNC251 - that is the fault
     during = lag.seconds()
@@ -104,15 +103,15 @@ def test_the_metrics_port_serves_its_path_and_nothing_else(app: Telemetry) -> No
         server.server_close()
 
 
-async def test_exemplars_name_the_trace_of_sampled_requests_only(app: Telemetry, client: httpx.AsyncClient) -> None:
+async def test_a_sampled_request_leaves_an_exemplar_that_names_its_trace(
+    app: Telemetry, client: httpx.AsyncClient
+) -> None:
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
 
-    def exposition() -> str:
-        text: bytes = generate_latest(app.metrics.registry)  # type: ignore[no-untyped-call]
-        return text.decode()
-
     await client.get("/", headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"})
-    assert f'# {{trace_id="{trace_id}"}}' in exposition()
+
+    text: bytes = generate_latest(app.metrics.registry)  # type: ignore[no-untyped-call]
+    assert f'# {{trace_id="{trace_id}"}}' in text.decode()
 
 
 async def test_an_unsampled_request_leaves_no_exemplar(

@@ -1,6 +1,7 @@
 """What one request leaves behind: metrics, access line, span and header, for each kind of request."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -248,6 +249,11 @@ async def leave_during_an_upload(scope: Scope, receive: Receive, send: Send) -> 
     await Request(scope, receive).body()
 
 
+async def fail_after_the_client_left(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    raise RuntimeError("a bug")
+
+
 async def never_finish(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200})
 
@@ -272,6 +278,19 @@ async def test_what_kept_a_response_from_its_end_is_told_apart(
     assert (line["status"], line["incomplete"], line["log_level"]) == (status, incomplete, level)
 
 
+async def test_a_bug_is_told_even_when_the_client_has_left(app: Telemetry) -> None:
+    app.fastapi.mount("/break", fail_after_the_client_left)
+
+    with structlog.testing.capture_logs() as logs:
+        await app(http_scope("/break/"), gone, nowhere)
+
+    assert [(line["event"], line["log_level"]) for line in logs] == [
+        ("unhandled exception", "error"),
+        ("request", "info"),
+    ]
+    assert (logs[1]["status"], logs[1]["incomplete"]) == (499, "disconnect")
+
+
 async def test_a_fault_of_telemetry_itself_leaves_no_request_in_progress(
     app: Telemetry, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,12 +311,15 @@ async def test_the_duration_reaches_to_the_last_byte_and_no_further(app: Telemet
         background.add_task(asyncio.sleep, 0.5)
         await asyncio.sleep(0.1)
 
+    began = time.perf_counter()
     await client.get("/slow")
+    everything = time.perf_counter() - began
 
     labels = {"method": "GET", "route": "/slow", "status": "200"}
     seconds = app.metrics.registry.get_sample_value("http_request_duration_seconds_sum", labels)
     assert seconds is not None
-    assert 0.1 <= seconds < 0.5
+    assert seconds >= 0.1
+    assert everything - seconds >= 0.5
 
 
 async def test_a_cancelled_request_is_counted_and_the_cancellation_goes_on(app: Telemetry) -> None:
