@@ -31,7 +31,7 @@ test-ci: $(READY) ## Run the longer tests that a pipeline can afford: other Pyth
 .PHONY: test-all
 test-all: $(READY) ## Say what is missing for the longer tests, then run all tests
 	@$(BIN)/python tests/pythons.py
-	$(BIN)/python -m pytest
+	@$(MAKE) test test-ci
 
 .PHONY: lint
 lint: $(READY) ## Check style and formatting of Python, YAML and shell
