@@ -25,12 +25,12 @@ test: $(READY) lint types ## Run the tests that need Python packages only
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci'
 
 .PHONY: test-ci
-test-ci: $(READY) ## Run the longer tests that a pipeline can afford: other Pythons, the lock files
+test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, other Pythons, the lock files
 	$(BIN)/python -m pytest -m ci
 
 .PHONY: test-all
 test-all: $(READY) ## Say what is missing for the longer tests, then run all tests
-	@$(BIN)/python tests/pythons.py
+	@$(BIN)/python tests/needs.py
 	@$(MAKE) test test-ci
 
 .PHONY: lint

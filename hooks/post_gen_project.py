@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,29 @@ class Rule(NamedTuple):
     paths: tuple[str, ...]
 
 
-PRUNE = (Rule(option="license", kept_by=("Apache-2.0",), paths=("NOTICE",)),)
+PRUNE = (
+    Rule(
+        option="database",
+        kept_by=("postgresql",),
+        paths=(
+            "migrations",
+            "app/storage/sql.py",
+            "app/storage/engine.py",
+            "app/storage/migrate.py",
+            "app/storage/schema.py",
+            "docs/runbooks/backup-and-restore.md",
+            "tests/contract/test_backup.py",
+            "tests/contract/test_migrations.py",
+            "tests/integration/conftest.py",
+            "tests/integration/test_database.py",
+            "tests/integration/test_database_faults.py",
+            "tests/postgres.py",
+            "tests/unit/test_engine.py",
+            "tests/unit/test_sql.py",
+        ),
+    ),
+    Rule(option="license", kept_by=("Apache-2.0",), paths=("NOTICE",)),
+)
 
 
 class NotLinkedError(Exception):
@@ -163,7 +185,7 @@ def closing_message(
 ) -> str:
     """Return what was made of the answers, and the next three commands."""
     chosen = [f"{name} = {answers[name]}" for name, offered in questions.items() if isinstance(offered, list | bool)]
-    left_out = [f"{', '.join(rule.paths)} ({rule.option} = {answers[rule.option]})" for rule in applied]
+    left_out = [f"{shortened(rule.paths)} ({rule.option} = {answers[rule.option]})" for rule in applied]
     typed_in = os.environ.get("PWD")
     folder = project.name if typed_in == answers["_output_dir"] else str(project)
     facts = {"Chosen": chosen, "Left out": left_out, "Updates": updates}
@@ -174,6 +196,12 @@ def closing_message(
     ]
     next_steps = (f'cd "{folder}"' if " " in folder else f"cd {folder}", "make test", "make run")
     return "\n".join(("", f"Generated {project}", *lines, "", "Next:", *(f"  {step}" for step in next_steps), ""))
+
+
+def shortened(paths: Sequence[str]) -> str:
+    """Return the paths for people, who need to recognise them and not to count them."""
+    shown, more = paths[:3], len(paths) - 3
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def say(text: str) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import needs
 import pytest
-import pythons
 from cookiecutter.generate import generate_context
 from cookiecutter.prompt import prompt_for_config
 
@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT / "hooks"))
 
 
 def pytest_report_header() -> str:
-    """Say which Pythons the service is tested on, and which are missing here."""
-    return pythons.summary()
+    """Say what the service is tested on, and what is missing here."""
+    return needs.summary()
 
 
 class Bake(Protocol):

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from functools import cache
 
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
@@ -42,7 +41,3 @@ def summary() -> str:
     missing = [version for version in SUPPORTED if version not in found()]
     advice = f"; missing: {', '.join(missing)} (pyenv install, uv python install or the system's packages)"
     return f"Pythons for the service: {', '.join(found())}{advice if missing else ''}"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{summary()}\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, Bake, Run
+from conftest import FOLDER, ROOT, Bake, Run
 from hostile import ACCEPTED
 
 # Python that refuses what generation must not do, in Cookiecutter and in the hooks that it starts: an audit
@@ -29,6 +29,10 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 """
+
+
+# Where the answers stand, `database` among them.
+LINK = ".cruft.json"
 
 
 def files(project: Path) -> list[Path]:
@@ -104,10 +108,36 @@ def test_nothing_unrendered_is_left(default_project: Path) -> None:
     assert [str(path) for path in files(default_project) if tag.search(text_of(path) or "")] == []
 
 
-@pytest.mark.parametrize("license_name", ["Proprietary", "MIT", "Apache-2.0"])
-def test_text_files_end_their_lines_the_same_way_everywhere(license_name: str, bake: Bake) -> None:
+def test_python_holds_no_jinja() -> None:
+    # Files of an option have a conditional name, which Cookiecutter's `_copy_without_render` does not match.
+    template = sorted(path for path in (ROOT / FOLDER).rglob("*.py*") if path.is_file() and path.suffix != ".pyc")
+    jinja = [path for path in template if re.search(r"[{][{%#]|[#%}][}]", path.read_text(encoding="utf-8"))]
+
+    assert any(path.name.startswith("{%") for path in template)
+    assert [path for path in jinja if path.name.startswith("{%")] == []
+    assert [path for path in jinja if "cookiecutter" in path.read_text(encoding="utf-8")] == []
+
+
+def test_a_service_without_a_database_does_not_mention_one(bake: Bake) -> None:
+    word = re.compile(r"sql|postgres|alembic|asyncpg|greenlet|database|migrat|pg_", re.IGNORECASE)
+    project = bake(database="none")
+
+    assert [path for path in contents(project) if word.search(path)] == []
+    mentions = [
+        f"{path.relative_to(project)}:{number}: {line}"
+        for path in files(project)
+        for number, line in enumerate((text_of(path) or "").splitlines(), 1)
+        if word.search(line) and path.name != LINK
+    ]
+    assert mentions == []
+
+
+@pytest.mark.parametrize(
+    "answers", [{"license": "Proprietary"}, {"license": "MIT", "database": "none"}, {"license": "Apache-2.0"}], ids=str
+)
+def test_text_files_end_their_lines_the_same_way_everywhere(answers: dict[str, str], bake: Bake) -> None:
     untidy = []
-    project = bake(license=license_name)
+    project = bake(**answers)
     for path in files(project):
         text = text_of(path)
         if not text:

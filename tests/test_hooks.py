@@ -122,6 +122,19 @@ def test_conditional_names_are_names_of_files_never_of_folders() -> None:
     assert [path for path in template_files() if "{" in str(PurePosixPath(path).parent)] == []
 
 
+def test_the_database_decides_about_exactly_its_own_files(bake: Bake) -> None:
+    with_one, without = (files(bake(database=choice)) for choice in ("postgresql", "none"))
+
+    assert without < with_one
+    assert {path for path in with_one - without if not path.startswith(("migrations/", "tests/"))} == {
+        "app/storage/engine.py",
+        "app/storage/migrate.py",
+        "app/storage/schema.py",
+        "app/storage/sql.py",
+        "docs/runbooks/backup-and-restore.md",
+    }
+
+
 def test_the_license_decides_about_exactly_its_own_files(bake: Bake) -> None:
     trees = {choice: bake(license=choice) for choice in CHOICES["license"]}
 
@@ -400,15 +413,17 @@ def test_a_relative_path_that_cannot_be_found_again_is_a_reason_not_a_failure(
 
 
 def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Path, run: Run, tmp_path: Path) -> None:
-    result = run("cookiecutter", template, "--no-input", "license=MIT", cwd=tmp_path)
+    result = run("cookiecutter", template, "--no-input", "license=MIT", "database=none", cwd=tmp_path)
 
     project = tmp_path / "sre-demo-api"
     link = json.loads((project / LINK).read_text(encoding="utf-8"))
     assert result.stdout.splitlines() == [
         "",
         f"Generated {project}",
-        "  Chosen:   license = MIT",
-        "  Left out: NOTICE (license = MIT)",
+        "  Chosen:   database = none",
+        "            license = MIT",
+        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 11 more (database = none)",
+        "            NOTICE (license = MIT)",
         f"  Updates:  linked to {template} at {link['commit'][:7]}",
         "            to get them, run: cruft update",
         "",

@@ -61,8 +61,15 @@ def project(bake: Bake) -> Path:
 
 
 @pytest.mark.parametrize("target", ["lint", "types", "test"])
-def test_the_default_service_passes_its_own_gate(project: Path, target: str) -> None:
-    make(project, target)
+@pytest.mark.parametrize("database", ["postgresql", "none"])
+def test_a_service_passes_its_own_gate(bake: Bake, database: str, target: str) -> None:
+    make(bake(database=database), target)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("database", ["postgresql", "none"])
+def test_a_service_passes_all_its_tests(bake: Bake, database: str) -> None:
+    make(bake(database=database), "test-all")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -77,7 +84,9 @@ def test_the_service_passes_its_tests_on_every_other_python_of_this_machine(proj
 
 
 @pytest.mark.ci
-def test_locking_a_fresh_service_changes_nothing(project: Path) -> None:
+@pytest.mark.parametrize("database", ["postgresql", "none"])
+def test_locking_a_fresh_service_changes_nothing(bake: Bake, database: str) -> None:
+    project = bake(database=database)
     before = {path.name: path.read_text() for path in project.glob("requirements*.txt")}
 
     make(project, "lock")

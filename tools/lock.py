@@ -3,6 +3,8 @@
 `constraints.txt` holds one version of each package for all of them, so that the template is tested with what its
 services run. The locks repeat those versions with hashes. Versions already in `constraints.txt` stay unless
 `--upgrade` is given.
+
+A service has locks for each set of answers that changes its dependencies, chosen by a conditional file name.
 """
 
 import argparse
@@ -14,7 +16,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE = "{{cookiecutter.__project_folder}}"
-LOCKS = ("constraints.txt", "requirements.txt", f"{SERVICE}/requirements-prod.txt", f"{SERVICE}/requirements.txt")
+
+# The answers to `database` decide about a service's dependencies, and nothing else does.
+PROFILES = ("postgresql", "none")
+
+
+def service_lock(name: str, profile: str) -> str:
+    """The path of a service's lock file in the template."""
+    return f"{SERVICE}/{{% if cookiecutter.database == '{profile}' %}}{name}{{% endif %}}"
+
+
+SERVICE_LOCKS = {
+    profile: (service_lock("requirements-prod.txt", profile), service_lock("requirements.txt", profile))
+    for profile in PROFILES
+}
+LOCKS = ("constraints.txt", "requirements.txt", *(name for names in SERVICE_LOCKS.values() for name in names))
 
 # One lock for every supported Python and platform; annotations would name the generated project.
 UNIVERSAL = ("--quiet", "--universal", "--python-version", "3.11", "--no-annotate")
@@ -30,18 +46,27 @@ def compile_locks(target: Path, *, upgrade: bool = False) -> None:
     constraints = target / "constraints.txt"
     if constraints != ROOT / "constraints.txt" and (ROOT / "constraints.txt").exists():
         shutil.copy(ROOT / "constraints.txt", constraints)
+    own = ("--group", f"{ROOT / 'pyproject.toml'}:dev")
     with tempfile.TemporaryDirectory() as folder:
-        generate = ["cookiecutter", str(ROOT), "--no-input", "--default-config", "--output-dir", folder]
-        subprocess.run([sys.executable, "-m", *generate], check=True, stdout=subprocess.DEVNULL)
-        (service,) = (project / "pyproject.toml" for project in Path(folder).iterdir())
-        own = ("--group", f"{ROOT / 'pyproject.toml'}:dev")
-        service_group = ("--group", f"{service}:dev")
-        both = ("--no-header", *own, *service_group, str(service), *(["--upgrade"] if upgrade else []))
-        _compile(constraints, *both)
-        locked = ("--generate-hashes", "--custom-compile-command", "make lock", "--constraints", str(constraints))
+        services = {profile: _generate(Path(folder, profile), profile) for profile in PROFILES}
+        everything = [word for service in services.values() for word in ("--group", f"{service}:dev", str(service))]
+        _compile(constraints, "--no-header", *own, *everything, *(["--upgrade"] if upgrade else []))
+        # Extras stay in a lock: without them, pip before 24 takes the newest version of such a package instead.
+        header = ("--custom-compile-command", "make lock")
+        locked = ("--generate-hashes", "--no-strip-extras", *header, "--constraints", str(constraints))
         _compile(target / "requirements.txt", *locked, *own)
-        _compile(target / SERVICE / "requirements-prod.txt", *locked, str(service))
-        _compile(target / SERVICE / "requirements.txt", *locked, *service_group, str(service))
+        for profile, service in services.items():
+            production, development = SERVICE_LOCKS[profile]
+            _compile(target / production, *locked, str(service))
+            _compile(target / development, *locked, "--group", f"{service}:dev", str(service))
+
+
+def _generate(folder: Path, profile: str) -> Path:
+    """The `pyproject.toml` of a service with these answers."""
+    command = ["cookiecutter", str(ROOT), "--no-input", "--default-config", "--output-dir", str(folder)]
+    subprocess.run([sys.executable, "-m", *command, f"database={profile}"], check=True, stdout=subprocess.DEVNULL)
+    (project,) = folder.iterdir()
+    return project / "pyproject.toml"
 
 
 def _compile(output: Path, *arguments: str) -> None:

@@ -1,18 +1,16 @@
-"""`python -m app`: start the service, bring its schema up, or list its settings."""
+"""`python -m app`: start the service, list its settings, or do what its storage needs done."""
 
 import argparse
-import asyncio
 import sys
 
-import structlog
-
-from app.core.config import FACTS, Settings, SettingsError, connect_storage, load_settings, settings_table
-from app.core.logging_config import configure_logging
-from app.storage import Items
+from app.core.config import FACTS, SettingsError, load_settings, settings_table
+from app.storage.backends import COMMANDS
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code of the process, 2 for a command line or environment that is wrong."""
+    described = {"serve": "serve requests (the default)", "settings": "list the settings"}
+    described |= {name: text for name, (text, _) in COMMANDS.items()}
     parser = argparse.ArgumentParser(
         prog="python -m app",
         description=f"{FACTS.service.title}. Configured by environment variables only: see `python -m app settings`.",
@@ -21,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
         "command",
         nargs="?",
         default="serve",
-        choices=("serve", "migrate", "settings"),
-        help="serve requests (the default), bring the schema of STORAGE_URL up to date, or list the settings",
+        choices=tuple(described),
+        help="; ".join(f"{name}: {text}" for name, text in described.items()),
     )
     command = parser.parse_args(arguments).command
     if command == "settings":
@@ -30,9 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         settings = load_settings()
-        if command == "migrate":
-            return migrate(settings)
-        # Imported late: a wrong environment is answered, and a schema migrated, without loading the framework.
+        if command in COMMANDS:
+            return COMMANDS[command][1](settings)
+        # Imported late: a wrong environment is answered without loading the framework.
         from app.core.lifecycle import serve
         from app.main import create_app
 
@@ -40,29 +38,6 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-
-
-def migrate(settings: Settings) -> int:
-    """Bring the schema up, and say so; where there is none, that is soon done. The exit code: 1 if it failed."""
-    items = connect_storage(settings)
-    logs = configure_logging(settings, dropped=lambda: None)
-    try:
-        asyncio.run(_migrate(items))
-        structlog.get_logger().info("the schema is up to date")
-    except Exception:  # noqa: BLE001 - whatever it was, it is logged with its traceback
-        structlog.get_logger().exception("the schema could not be brought up to date")
-        return 1
-    else:
-        return 0
-    finally:
-        logs.close(settings.telemetry_flush_seconds)
-
-
-async def _migrate(items: Items) -> None:
-    try:
-        await items.open(migrate=True)
-    finally:
-        await items.close()
 
 
 if __name__ == "__main__":

@@ -7,15 +7,19 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
 
 from app import api
 from app.api import health, index, routes
 from app.core import errors, saturation
 from app.core.config import FACTS, Settings, connect_storage, load_settings
 from app.core.lifecycle import Readiness
+from app.core.limits import Limits
 from app.core.metrics import Metrics
+from app.core.resilience import Deadline, LoadShedding
 from app.core.telemetry import Telemetry
 from app.core.tracing import Tracing
+from app.storage.guard import GuardedItems
 
 
 def create_app(settings: Settings | None = None) -> Telemetry:
@@ -29,7 +33,8 @@ def create_app(settings: Settings | None = None) -> Telemetry:
     """
     settings = settings or load_settings()
     metrics = Metrics(settings)
-    items = connect_storage(settings)
+    items = GuardedItems(connect_storage(settings), settings, metrics)
+    items.observe(metrics.registry)
 
     fastapi = _fastapi(settings)
     fastapi.state.settings = settings
@@ -42,7 +47,12 @@ def create_app(settings: Settings | None = None) -> Telemetry:
     for module in (index, health, routes):
         api.register(fastapi, module.router)
 
-    return Telemetry(fastapi, settings, metrics, Tracing(settings, metrics.telemetry_dropped.labels("spans").inc))
+    # From the inside out: what is refused must not cost what is behind it, and everything is seen by telemetry.
+    app: ASGIApp = Deadline(fastapi, settings, metrics)
+    app = LoadShedding(app, settings, metrics)
+    app = Limits(app, settings)
+    tracing = Tracing(settings, metrics.telemetry_dropped.labels("spans").inc)
+    return Telemetry(app, fastapi, settings, metrics, tracing)
 
 
 def _fastapi(settings: Settings) -> FastAPI:
@@ -65,10 +75,9 @@ def _fastapi(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """What must be open while requests are served. Needs no dependency to be up: readiness tells of those."""
-    settings: Settings = app.state.settings
     watch = asyncio.create_task(saturation.watch(app.state.metrics))
     try:
-        await app.state.items.open(migrate=settings.owns_schema)
+        await app.state.items.open()
         app.state.readiness.started = True
         yield
     finally:

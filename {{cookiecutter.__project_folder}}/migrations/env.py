@@ -6,7 +6,8 @@ from alembic import context
 from sqlalchemy import Connection
 
 from app.core.config import load_settings
-from app.storage.sql import SqlItems, metadata
+from app.storage.engine import connect_for_migrations
+from app.storage.sql import metadata
 
 
 def run(connection: Connection) -> None:
@@ -18,10 +19,10 @@ def run(connection: Connection) -> None:
 
 async def connect_and_run() -> None:
     """Run the wanted migrations on a connection of our own."""
-    storage = SqlItems(load_settings().storage_url.get_secret_value())
-    async with storage.engine.begin() as connection:
+    engine = connect_for_migrations(load_settings().storage_url.get_secret_value())
+    async with engine.begin() as connection:
         await connection.run_sync(run)
-    await storage.close()
+    await engine.dispose()
 
 
 given: Connection | None = context.config.attributes.get("connection")

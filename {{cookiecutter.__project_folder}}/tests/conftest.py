@@ -1,17 +1,30 @@
 """Fixtures: an application in this process, and services in processes of their own."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import configuration
+from hypothesis import settings as hypothesis_settings
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app.core.config import Settings
 from app.core.telemetry import Telemetry
 from app.main import create_app
-from tests.support import Service, client_of
+from tests.support import ROOT, Service, client_of
+
+# Where git ignores it, beside what pytest remembers.
+configuration.set_hypothesis_home_dir(ROOT / ".pytest_cache" / "hypothesis")
+# `make test` always tries the same, and so does a pipeline: it fails for its own change only. `make test-all`, run by a
+# person, looks for something new each time.
+hypothesis_settings.register_profile("quick", max_examples=25, derandomize=True, deadline=None)
+hypothesis_settings.register_profile(
+    "thorough", max_examples=1000, derandomize="CI" in os.environ, print_blob=True, deadline=None
+)
+hypothesis_settings.load_profile("quick")
 
 
 @pytest.fixture
@@ -20,11 +33,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the developer's shell reaches a test."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
+@pytest.fixture(autouse=True, scope="session")
+def _clean_environment() -> Iterator[None]:
+    """No setting of the developer's shell reaches a test, or a service that several tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in Settings.model_fields:
+            patch.delenv(name.upper(), raising=False)
+        yield
 
 
 @pytest.fixture
@@ -72,6 +87,4 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
     yield start
     for service in services:
-        if service.process.poll() is None:
-            service.process.kill()
-            service.process.communicate()
+        service.kill()

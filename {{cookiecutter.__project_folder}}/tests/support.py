@@ -41,7 +41,7 @@ class Service:
     """`python -m app` as a process of its own, in a folder of its own.
 
     Args:
-        folder: its working directory, where the embedded database lies.
+        folder: its working directory, where an embedded store puts its file.
         environment: variables beyond the two ports.
         command: arguments after `python -m app`.
     """
@@ -76,6 +76,13 @@ class Service:
             time.sleep(0.05)
         self.process.kill()
         pytest.fail(f"{path} did not answer {status}, last was {last!r}; {self.process.communicate()}")
+
+    def kill(self) -> None:
+        """End it without ceremony, unless it has ended."""
+        self._client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
 
     def end(self, send: signal.Signals | None = None, timeout: float = 20) -> tuple[int, list[dict[str, Any]], str]:
         """Wait for the end, after a signal if one is given: exit code, log lines, standard error."""

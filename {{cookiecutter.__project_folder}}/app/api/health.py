@@ -20,7 +20,7 @@ class Health(BaseModel):
 
 @router.get("/live", response_model=Health)
 async def live(request: Request) -> JSONResponse:
-    """Whether the process answers at all. Touches nothing: a restart would not bring a database back."""
+    """Whether the process answers at all. Touches nothing: a restart would not bring a dependency back."""
     return _answer(request, "live", None)
 
 
@@ -33,7 +33,7 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/startup", response_model=Health, responses={503: {"model": Health}})
 async def startup(request: Request) -> JSONResponse:
     """Whether the service has started: the other probes count from then on."""
-    return _answer(request, "startup", None if request.app.state.readiness.started else "starting")
+    return _answer(request, "startup", await request.app.state.readiness.startup_problem())
 
 
 def _answer(request: Request, check: str, problem: str | None) -> JSONResponse:

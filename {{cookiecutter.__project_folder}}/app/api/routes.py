@@ -14,10 +14,20 @@ from typing import Annotated, Any, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response, status
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
+from pydantic.json_schema import SkipJsonSchema
 
 from app.core.errors import responses
-from app.storage import Item, ItemData, ItemNotFoundError, Items, Position, VersionConflictError
+from app.core.resilience import CircuitOpenError
+from app.storage import (
+    Item,
+    ItemData,
+    ItemNotFoundError,
+    Items,
+    Position,
+    UnavailableError,
+    VersionConflictError,
+)
 
 PATH = "/api/v1/items"
 
@@ -28,6 +38,8 @@ CACHE_CONTROL = "private, no-cache"
 ERRORS: dict[type[Exception], tuple[int, str]] = {
     ItemNotFoundError: (404, "No item has this id."),
     VersionConflictError: (412, "The item is not the one If-Match names: it was replaced meanwhile."),
+    UnavailableError: (503, "The storage cannot serve now; try again."),
+    CircuitOpenError: (503, "The storage cannot serve now; try again."),
 }
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not Modified"}}
@@ -36,15 +48,42 @@ _VERSION = re.compile(r'"([1-9][0-9]{0,8})"')
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
-router = APIRouter(prefix=PATH, tags=["items"], responses=responses(500))
+# What can happen to any request, and what can to one with a body.
+ANY = responses(408, 413, 414, 422, 431, 500, 503, 504)
+WITH_BODY = responses(400, 415)
+
+# Stores end texts at a NUL, or refuse it.
+_NO_NUL = r"^[^\x00]*$"
+
+_PLAIN_DECIMAL = r"^[0-9]{1,10}([.][0-9]{1,2})?$"
+
+router = APIRouter(prefix=PATH, tags=["items"], responses=ANY)
+
+
+def _plain_decimal(price: Any) -> Any:
+    """Let text be a price only as people write it: Python would take `1_000`, `+1`, `1e1` and other scripts' digits."""
+    if isinstance(price, str) and not re.fullmatch(_PLAIN_DECIMAL, price):
+        raise ValueError("a price is written like 9.99")
+    return price
+
+
+Price = Annotated[
+    Decimal,
+    Field(ge=0, max_digits=12, decimal_places=2),
+    BeforeValidator(
+        _plain_decimal,
+        json_schema_input_type=Annotated[str, Field(pattern=_PLAIN_DECIMAL, examples=["9.99"])]
+        | Annotated[float, Field(ge=0, le=9_999_999_999.99)],
+    ),
+]
 
 
 class ItemIn(BaseModel):
     """What a client says of an item."""
 
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
-    description: Annotated[str, StringConstraints(max_length=2000)] | None = None
-    price: Decimal | None = Field(None, ge=0, max_digits=12, decimal_places=2, examples=["9.99"])
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=_NO_NUL)]
+    description: Annotated[str, StringConstraints(max_length=2000, pattern=_NO_NUL)] | None = None
+    price: Price | None = None
 
     def data(self) -> ItemData:
         """As the store takes it: a price has two decimals, and zero has no sign."""
@@ -116,12 +155,22 @@ def etag(item: Item) -> str:
     return f'"{item.version}"'
 
 
-def not_modified(if_none_match: str | None, tag: str) -> Response | None:
-    """The 304 for a client that has this tag already (weak comparison, RFC 9110, section 13.1.2)."""
-    known = {one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")}
-    if tag.removeprefix("W/") in known or "*" in known:
+def not_modified(if_none_match: list[str] | None, tag: str) -> Response | None:
+    """The 304 for a client that has this tag already."""
+    if if_none_match is not None and _matches(if_none_match, tag):
         return Response(status_code=304, headers={"ETag": tag, "Cache-Control": CACHE_CONTROL})
     return None
+
+
+def _matches(if_none_match: list[str], tag: str) -> bool:
+    """Whether the tag is among those named, by weak comparison (RFC 9110, section 13.1.2)."""
+    known = {one.strip().removeprefix("W/") for one in ",".join(if_none_match).split(",")}
+    return tag.removeprefix("W/") in known or "*" in known
+
+
+# A field may come in several lines (RFC 9110, section 5.3), but what is sent is never null.
+IfMatch = Annotated[list[str] | SkipJsonSchema[None], Header()]
+IfNoneMatch = Annotated[list[str] | SkipJsonSchema[None], Header()]
 
 
 async def get_items(request: Request) -> Items:
@@ -130,24 +179,40 @@ async def get_items(request: Request) -> Items:
     return items
 
 
-async def expected_version(if_match: Annotated[str | None, Header()] = None) -> int | None:
-    """The version that `If-Match` demands, or None where any will do."""
-    if if_match is None or if_match.strip() == "*":
-        return None
-    if "," in if_match:
-        raise HTTPException(400, "If-Match takes one entity tag here")
-    # A tag that this service never gave out matches nothing: versions start at 1.
-    tag = _VERSION.fullmatch(if_match.strip())
-    return int(tag[1]) if tag else 0
-
-
 Store = Annotated[Items, Depends(get_items)]
+
+
+async def expected_version(
+    store: Store, item_id: UUID, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
+) -> int | None:
+    """The version that a change is for, as `If-Match` and `If-None-Match` demand; None where any will do.
+
+    Raises:
+        HTTPException: 400 for more than one tag, 412 where the item has a tag that it must not have.
+    """
+    expected = None
+    if if_match is not None and (given := ", ".join(if_match).strip()) != "*":
+        if "," in given:
+            raise HTTPException(400, "If-Match takes one entity tag here")
+        # A tag that this service never gave out matches nothing: versions start at 1.
+        tag = _VERSION.fullmatch(given)
+        expected = int(tag[1]) if tag else 0
+    if if_none_match is not None:
+        item = await store.get(item_id)
+        if _matches(if_none_match, etag(item)):
+            raise HTTPException(412, "The item has a tag that If-None-Match names.")
+        # What was compared is what will be changed.
+        expected = item.version if expected is None else expected
+    return expected
+
+
 ExpectedVersion = Annotated[int | None, Depends(expected_version)]
-IfNoneMatch = Annotated[str | None, Header()]
-Cursor = Annotated[str | None, AfterValidator(_valid_cursor), Query(description="The `next_cursor` of a page.")]
+Cursor = Annotated[
+    str | SkipJsonSchema[None], AfterValidator(_valid_cursor), Query(description="The `next_cursor` of a page.")
+]
 
 
-@router.get("", response_model=ItemPage, responses=responses(422) | NOT_MODIFIED)
+@router.get("", response_model=ItemPage, responses=NOT_MODIFIED)
 async def list_items(
     store: Store,
     response: Response,
@@ -172,7 +237,7 @@ async def list_items(
     )
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, responses=responses(422))
+@router.post("", status_code=status.HTTP_201_CREATED, responses=WITH_BODY)
 async def create_item(store: Store, body: ItemIn, response: Response) -> ItemOut:
     """Create an item; `Location` says where it is."""
     item = await store.create(body.data())
@@ -181,7 +246,7 @@ async def create_item(store: Store, body: ItemIn, response: Response) -> ItemOut
     return ItemOut.of(item)
 
 
-@router.get("/{item_id}", response_model=ItemOut, responses=responses(404, 422) | NOT_MODIFIED)
+@router.get("/{item_id}", response_model=ItemOut, responses=responses(404) | NOT_MODIFIED)
 async def read_item(
     store: Store, item_id: UUID, response: Response, if_none_match: IfNoneMatch = None
 ) -> ItemOut | Response:
@@ -194,7 +259,7 @@ async def read_item(
     return ItemOut.of(item)
 
 
-@router.put("/{item_id}", responses=responses(400, 404, 412, 422))
+@router.put("/{item_id}", responses=responses(404, 412) | WITH_BODY)
 async def replace_item(
     store: Store, item_id: UUID, body: ItemIn, response: Response, version: ExpectedVersion
 ) -> ItemOut:
@@ -204,7 +269,7 @@ async def replace_item(
     return ItemOut.of(item)
 
 
-@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=responses(400, 404, 412, 422))
+@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=responses(400, 404, 412))
 async def delete_item(store: Store, item_id: UUID, version: ExpectedVersion) -> None:
     """Delete an item."""
     await store.delete(item_id, version=version)

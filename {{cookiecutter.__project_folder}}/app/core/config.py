@@ -104,11 +104,11 @@ class Sampler(StrEnum):
     PARENT_TRACE_ID_RATIO = "parentbased_traceidratio"
 
 
-# A server that anybody can reach must not keep its data in a place that a redeployment deletes.
-_EMBEDDED_STORAGE_IN = (Environment.DEVELOPMENT, Environment.TEST)
+# A server that others depend on must not keep its data in a place that a redeployment deletes.
+_EMBEDDED_STORAGE_IN = (Environment.DEVELOPMENT, Environment.TEST) if backends.DURABLE else tuple(Environment)
 
 
-class Settings(BaseSettings):
+class Settings(backends.StorageSettings, BaseSettings):
     """Every knob of the service. The environment variable has the field's name in capitals; an empty one is unset."""
 
     model_config = SettingsConfigDict(
@@ -117,7 +117,8 @@ class Settings(BaseSettings):
 
     environment: Environment = Field(
         Environment.DEVELOPMENT,
-        description="Where the service runs. Staging and production require `STORAGE_URL`.",
+        description="Where the service runs."
+        + (" Staging and production require `STORAGE_URL`." if backends.DURABLE else ""),
     )
     service_version: str = Field(
         FACTS.service.version,
@@ -144,15 +145,62 @@ class Settings(BaseSettings):
         description="Addresses and networks, separated by commas, of the proxies whose `X-Forwarded-*` headers count. "
         "Nobody's do by default.",
     )
-    docs_enabled: bool = Field(True, description="Serve `/docs` and `/openapi.json`.")
+    docs_enabled: bool | None = Field(
+        None,
+        validate_default=True,
+        description="Serve `/docs` and `/openapi.json`. By default everywhere but in production.",
+    )
+    max_uri_bytes: int = Field(
+        8192, ge=256, le=65_536, description="A longer path and query are refused with 414 (RFC 9110, section 4.1)."
+    )
+    max_header_bytes: int = Field(
+        16_384, ge=1024, le=65_536, description="Longer header fields, all together, are refused with 431."
+    )
     max_body_bytes: int = Field(
         1_048_576, ge=1024, le=1_073_741_824, description="A longer request body is refused with 413."
+    )
+    request_timeout_seconds: float = Field(
+        15.0,
+        gt=0,
+        le=600,
+        description="After this a request is cancelled and answered with 504, or with 408 if the client has not sent "
+        "all of it. Also how long a client may take to read one part of a response, of which it must read something in "
+        "a third of that.",
+    )
+    max_concurrent_requests: int = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description="While so many requests are being answered, further ones get 503 at once, so that those inside "
+        "stay fast. Probes and metrics are not among them.",
+    )
+    breaker_failures: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="After so many failures in a row the storage is left alone, and requests get 503 at once.",
+    )
+    breaker_open_seconds: int = Field(
+        5, ge=1, le=300, description="How long it is left alone; then one request probes whether it serves again."
+    )
+    retry_attempts: int = Field(
+        3, ge=1, le=10, description="How often a read is tried when its connection breaks; 1 switches retries off."
+    )
+    retry_budget_percent: float = Field(
+        10.0,
+        ge=0,
+        le=100,
+        description="Retries may be this share of successful calls, so that they never multiply an outage.",
     )
     storage_url: SecretStr = Field(
         SecretStr(""),
         validate_default=True,
-        description=f"Where items live, for example {' or '.join(f'`{url}`' for url in backends.EXAMPLES)}. "
-        f"Required in staging and production; elsewhere it defaults to `{backends.EMBEDDED}`, migrated at start.",
+        description=f"Where items live, for example {' or '.join(f'`{url}`' for url in backends.EXAMPLES)}."
+        + (
+            f" Required in staging and production; elsewhere it defaults to `{backends.EMBEDDED}`."
+            if backends.DURABLE
+            else ""
+        ),
     )
     health_check_cache_seconds: float = Field(
         2.0,
@@ -234,6 +282,11 @@ class Settings(BaseSettings):
                 raise ValueError(f"{network!r} is no address or network such as 10.0.0.0/8 ({error})") from None
         return ",".join(networks)
 
+    @field_validator("docs_enabled")
+    @classmethod
+    def _docs_outside_production(cls, value: bool | None, info: Any) -> bool:  # noqa: FBT001
+        return value if value is not None else info.data.get("environment") is not Environment.PRODUCTION
+
     @field_validator("storage_url")
     @classmethod
     def _known_storage(cls, value: SecretStr, info: Any) -> SecretStr:
@@ -249,14 +302,19 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
+    def _fit_together(self) -> Self:
         if self.http_port == self.metrics_port:
             raise ValueError(f"HTTP_PORT and METRICS_PORT must differ; both are {self.http_port}")
+        if self.request_timeout_seconds * 1000 <= FACTS.slo.latency_threshold_ms:
+            raise ValueError(
+                f"REQUEST_TIMEOUT_SECONDS must be longer than the latency objective, {FACTS.slo.latency_threshold_ms} "
+                f"ms; it is {self.request_timeout_seconds:g} s"
+            )
         return self
 
     @property
-    def owns_schema(self) -> bool:
-        """Whether the schema is brought up at start; elsewhere `python -m app migrate` runs before the roll-out."""
+    def embeds_storage(self) -> bool:
+        """Whether the service runs where its storage may be its own, brought up to date at its start."""
         return self.environment in _EMBEDDED_STORAGE_IN
 
     @property
@@ -294,7 +352,7 @@ def connect_storage(settings: Settings) -> Items:
         SettingsError: only the backend could find out that `STORAGE_URL` is wrong.
     """
     try:
-        return backends.connect(settings.storage_url.get_secret_value())
+        return backends.connect(settings)
     except (ValueError, OSError) as error:
         raise SettingsError(f"STORAGE_URL: {error}") from None
 
@@ -315,10 +373,13 @@ def _problems(error: ValidationError) -> Iterator[str]:
     yield "`python -m app settings` lists every variable."
 
 
+_OF_STORAGE = backends.StorageSettings.model_fields
+
+
 def settings_table() -> str:
     """The settings as a Markdown table: variable, default, what is allowed, meaning."""
     rows = [("Variable", "Default", "Allowed", "Meaning"), ("---",) * 4]
-    for name, field in Settings.model_fields.items():
+    for name, field in sorted(Settings.model_fields.items(), key=lambda one: one[0] in _OF_STORAGE):
         default = field.default
         if isinstance(default, SecretStr):
             default = default.get_secret_value()
@@ -331,7 +392,7 @@ def _allowed(field: FieldInfo) -> str:
     kind = field.annotation
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return ", ".join(kind)
-    if kind is bool:
+    if kind in (bool, bool | None):
         return "true, false"
     if choices := getattr(kind, "__args__", ()):
         return ", ".join(choice for choice in choices if isinstance(choice, str)) or "URL"

@@ -10,6 +10,7 @@ from fastapi.utils import is_body_allowed_for_status_code
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from app.core.correlation import correlation_id
 
@@ -30,7 +31,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: Any = Field(None, description="Text, or whatever else an endpoint chose to say.")
-    instance: str
+    instance: str | None = Field(None, description="The path; absent where the request had none.")
     correlation_id: str | None
     errors: list[InvalidField] | None = None
 
@@ -42,14 +43,14 @@ class ProblemResponse(JSONResponse):
 
 
 def problem(
-    path: str,
+    path: str | None,
     status: int,
     detail: Any = None,
     *,
     errors: list[InvalidField] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> ProblemResponse:
-    """The response for an error on `path`."""
+    """The response for an error on `path`; without one where the request was none."""
     document = Problem(
         title=title(status),
         status=status,
@@ -69,7 +70,12 @@ def title(status: int) -> str:
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How OpenAPI shows these error statuses of a route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    described: dict[int | str, dict[str, Any]] = {
+        status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses
+    }
+    if unavailable := described.get(HTTPStatus.SERVICE_UNAVAILABLE):
+        unavailable["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return described
 
 
 def install(app: FastAPI, known: Mapping[type[Exception], tuple[int, str]]) -> None:
@@ -97,24 +103,66 @@ def install(app: FastAPI, known: Mapping[type[Exception], tuple[int, str]]) -> N
 
 
 def _known(status: int, detail: str) -> Callable[[Request, Exception], Awaitable[ProblemResponse]]:
-    async def handle(request: Request, _: Exception) -> ProblemResponse:
-        return problem(request.url.path, status, detail)
+    async def handle(request: Request, error: Exception) -> ProblemResponse:
+        # Whoever is told to come back is told when (RFC 9110, section 10.2.3).
+        retry_after = {"Retry-After": str(getattr(error, "retry_after", 1))}
+        headers = retry_after if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        return problem(request.url.path, status, detail, headers=headers)
 
     return handle
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    if not is_body_allowed_for_status_code(error.status_code):
-        return Response(status_code=error.status_code, headers=error.headers)
+    status, headers = error.status_code, dict(error.headers or {})
+    if not is_body_allowed_for_status_code(status):
+        return Response(status_code=status, headers=headers)
+    if status == HTTPStatus.BAD_REQUEST and _is_encoded(request):
+        return _unsupported_encoding(request)
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _allowed_methods(request)
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        # The rest of the body is not worth reading.
+        headers["Connection"] = "close"
     # Starlette fills an absent detail with the title, which would say the same thing twice.
-    detail = None if error.detail == title(error.status_code) else error.detail
-    return problem(request.url.path, error.status_code, detail, headers=error.headers)
+    detail = None if error.detail == title(status) else error.detail
+    return problem(request.url.path, status, detail, headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Every method of the path (RFC 9110, section 15.5.6); Starlette tells those of the first route it finds."""
+    allowed: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            allowed |= getattr(route, "methods", None) or set()
+    return ", ".join(sorted(allowed))
 
 
 async def _invalid_request(request: Request, error: RequestValidationError) -> ProblemResponse:
+    found = error.errors()
+    # A body that is no JSON by its type stays bytes, which no model takes.
+    if any(one["loc"] == ("body",) and one["type"] != "missing" for one in found) and not _is_json(request):
+        detail = "A body has to be JSON: send it with Content-Type: application/json."
+        return problem(request.url.path, 415, detail, headers={"Accept": "application/json"})
+    if any(one["type"] == "json_invalid" for one in found) and _is_encoded(request):
+        return _unsupported_encoding(request)
     # What was sent is not repeated: it may be a secret in the wrong field, or not even be text.
-    errors = [_invalid_field(one["type"], one["loc"], one["msg"]) for one in error.errors()]
+    errors = [_invalid_field(one["type"], one["loc"], one["msg"]) for one in found]
     return problem(request.url.path, 422, "The request has invalid fields.", errors=errors)
+
+
+def _is_json(request: Request) -> bool:
+    """Whether the body says that it is JSON (RFC 8259, and the `+json` of RFC 6839)."""
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+
+
+def _is_encoded(request: Request) -> bool:
+    return request.headers.get("Content-Encoding", "identity").lower() != "identity"
+
+
+def _unsupported_encoding(request: Request) -> ProblemResponse:
+    detail = "A body has to come as it is, without Content-Encoding."
+    return problem(request.url.path, 415, detail, headers={"Accept-Encoding": "identity"})
 
 
 async def _unhandled(request: Request, _: Exception) -> ProblemResponse:

@@ -9,6 +9,7 @@ import gc
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -16,8 +17,10 @@ import uvicorn
 from opentelemetry import trace
 
 from app.core.config import Settings
+from app.core.http_protocol import BoundedHttp
 from app.core.logging_config import configure_logging
 from app.core.telemetry import Telemetry
+from app.storage import OutdatedError, UnavailableError
 
 log = structlog.get_logger()
 
@@ -38,6 +41,7 @@ class Readiness:
         self._lock = asyncio.Lock()
         self._checked_at = float("-inf")
         self._failure: str | None = None
+        self._outdated = False
         self.started = False
         self.draining = False
 
@@ -47,6 +51,19 @@ class Readiness:
             return "draining"
         if not self.started:
             return "starting"
+        return await self._cached_failure()
+
+    async def startup_problem(self) -> str | None:
+        """What keeps the service from having started, or None: itself, or a store that is not yet up to date.
+
+        A store that is down does not count: a restart would not bring it back.
+        """
+        if not self.started:
+            return "starting"
+        failure = await self._cached_failure()
+        return failure if self._outdated else None
+
+    async def _cached_failure(self) -> str | None:
         async with self._lock:
             if time.monotonic() - self._checked_at >= self._cache_seconds:
                 before, self._failure = self._failure, await self._dependency_failure()
@@ -56,13 +73,18 @@ class Readiness:
         return self._failure
 
     async def _dependency_failure(self) -> str | None:
+        self._outdated = False
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._check()
         except TimeoutError:
             return f"storage: no answer within {self._timeout_seconds:g} s"
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the dependency does not serve
-            # The message is for people inside; drivers put hosts and users into theirs, so only the kind goes out.
+        except UnavailableError as error:
+            self._outdated = isinstance(error, OutdatedError)
+            # The cause is for people inside: it may name hosts and users.
+            log.warning("dependency check failed", dependency="storage", error=str(error), cause=repr(error.__cause__))
+            return f"storage: {error}"
+        except Exception as error:  # noqa: BLE001 - whatever else it is, the dependency does not serve
             log.warning("dependency check failed", dependency="storage", error=str(error))
             return f"storage: {type(error).__name__}"
         return None
@@ -129,8 +151,15 @@ def _serve(settings: Settings, app: Telemetry) -> int:
             "the metrics port cannot be bound", host=settings.http_host, port=settings.metrics_port, error=str(error)
         )
         return 3
+    http = partial(
+        BoundedHttp,
+        # Room for the line ends and separators that the exact limits do not count.
+        head_bytes=2 * (settings.max_uri_bytes + settings.max_header_bytes),
+        head_seconds=settings.request_timeout_seconds,
+    )
     config = uvicorn.Config(
         app,
+        http=http,  # type: ignore[arg-type]
         host=settings.http_host,
         port=settings.http_port,
         log_config=None,

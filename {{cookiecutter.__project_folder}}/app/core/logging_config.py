@@ -146,8 +146,6 @@ def configure_logging(settings: Settings, dropped: Callable[[], None], descripto
     logging.basicConfig(handlers=[_StandardHandler(formatter, writer.write)], level=level, force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("uvicorn.error").addFilter(_NotTwice())
-    # Says the same lines at every look at the schema, and readiness looks often.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     return writer
 
 

@@ -70,7 +70,7 @@ class Metrics:
             "http_request_duration_seconds",
             "Time from a request's arrival to the last byte of its response, probes excluded.",
             ["method", "route", "status"],
-            buckets=duration_buckets(FACTS.slo.latency_threshold_ms / 1000),
+            buckets=duration_buckets(FACTS.slo.latency_threshold_ms / 1000, settings.request_timeout_seconds),
             registry=registry,
         )
         self.http_requests_in_progress = Gauge(
@@ -80,6 +80,29 @@ class Metrics:
             "http_responses_incomplete_total",
             "Responses that broke off; only reason `error` counts against the SLO.",
             ["method", "route", "reason"],
+            registry=registry,
+        )
+        self.http_requests_shed = Counter(
+            "http_requests_shed_total",
+            "Requests refused because too many were being answered.",
+            registry=registry,
+        )
+        self.http_requests_timed_out = Counter(
+            "http_requests_timed_out_total",
+            "Requests whose time was over, by what was waited for: the body from the client, or the response.",
+            ["waiting_for"],
+            registry=registry,
+        )
+        self.circuit_breaker_state = Gauge(
+            "circuit_breaker_state",
+            "0 closed (calls go through), 1 half-open (one call probes), 2 open (calls are refused).",
+            ["name"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "retries_total",
+            "Calls to a dependency that broke off, by what became of their retry: made, or over_budget.",
+            ["name", "outcome"],
             registry=registry,
         )
         self.health_checks = Counter(
@@ -110,6 +133,8 @@ class Metrics:
         info.labels(**labels).set(1)
         for signal in ("spans", "logs"):
             self.telemetry_dropped.labels(signal)
+        for awaited in ("body", "response"):
+            self.http_requests_timed_out.labels(awaited)
 
         self.requests: Callable[[str, str, int], RequestSeries] = cache(self._request_series)
 
@@ -147,7 +172,7 @@ class Metrics:
         return server
 
 
-def duration_buckets(slo_threshold: float, longest: float = 30.0) -> list[float]:
+def duration_buckets(slo_threshold: float, longest: float) -> list[float]:
     """Bounds in seconds that contain the SLO's threshold and reach the longest time a request may take.
 
     The threshold has to be a bound: a histogram answers exactly only at its bounds (SRE workbook, chapter 5). Two more

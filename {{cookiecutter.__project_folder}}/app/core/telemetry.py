@@ -20,10 +20,10 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.requests import ClientDisconnect
 from starlette.routing import Mount, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.health import PROBES
-from app.core import correlation, errors
+from app.core import correlation, errors, security
 from app.core.config import Settings
 from app.core.metrics import Metrics
 from app.core.tracing import Tracing
@@ -37,9 +37,6 @@ OTHER_METHOD = "_OTHER"
 
 CLIENT_CLOSED_REQUEST = 499
 
-# More than any body could have; Python refuses to read integers of thousands of digits.
-_INTEGER_DIGITS = 18
-
 _HEADER = correlation.HEADER.lower().encode()
 
 log = structlog.get_logger()
@@ -49,13 +46,15 @@ class Telemetry:
     """An ASGI application that serves another one and tells what it did.
 
     Args:
-        fastapi: the application.
-        settings: what both were built with.
+        app: answers requests.
+        fastapi: the application at the heart of `app`: it has the routes, and answers all that is no plain request.
+        settings: what everything was built with.
         metrics: where requests are counted.
         tracing: where spans begin.
     """
 
-    def __init__(self, fastapi: FastAPI, settings: Settings, metrics: Metrics, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, fastapi: FastAPI, settings: Settings, metrics: Metrics, tracing: Tracing) -> None:
+        self._app = app
         self.fastapi = fastapi
         self.settings = settings
         self.metrics = metrics
@@ -74,7 +73,7 @@ class Telemetry:
             if scope["type"] == "websocket":
                 await self.fastapi(scope, receive, send)
             elif scope["path"] in PROBES:
-                await self.fastapi(scope, receive, Exchange(scope, receive, send).send)
+                await self._app(scope, receive, Exchange(scope, receive, send).send)
             else:
                 await self._request(scope, receive, send)
         finally:
@@ -101,12 +100,7 @@ class Telemetry:
     async def _answer(self, exchange: "Exchange", span: Span) -> None:
         """Let the application answer, and note what kept it from doing so."""
         try:
-            if self._too_long(exchange.scope):
-                # Starlette's limiter, which counts bodies of unknown length, would answer this one in plain text.
-                response = errors.problem(exchange.scope["path"], HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-                await response(exchange.scope, exchange.receive, exchange.send)
-            else:
-                await self.fastapi(exchange.scope, exchange.receive, exchange.send)
+            await self._app(exchange.scope, exchange.receive, exchange.send)
             if not exchange.complete:
                 exchange.broken_by = exchange.broken_by or "error"
         except ClientDisconnect:
@@ -123,10 +117,6 @@ class Telemetry:
             if not exchange.complete:
                 exchange.broken_by = "cancelled"
             raise
-
-    def _too_long(self, scope: Scope) -> bool:
-        length = _header(scope, b"content-length") or b"0"
-        return length.isdigit() and (len(length) > _INTEGER_DIGITS or int(length) > self.settings.max_body_bytes)
 
     def _settle(self, exchange: "Exchange", span: Span) -> None:
         """Write down one finished request, everywhere with the same words."""
@@ -188,13 +178,17 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass on what the client gets, with the correlation id in its headers."""
+        """Pass on what the client gets, with the headers that every response has."""
         if message["type"] == "http.response.start":
             # What is sent to a client that has left is an echo of its leaving.
             if self.broken_by is None:
                 self.status = message["status"]
             current = correlation.correlation_id.get() or ""
-            message["headers"] = [*message.get("headers", ()), (_HEADER, current.encode())]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (_HEADER, current.encode()),
+                *security.headers(self.scope),
+            ]
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             # Before sending: a client that has the whole response may leave before `send` returns.
             self.complete = True

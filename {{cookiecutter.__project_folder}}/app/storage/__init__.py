@@ -9,6 +9,8 @@ from decimal import Decimal
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from prometheus_client import CollectorRegistry
+
 
 @dataclass(frozen=True, slots=True)
 class ItemData:
@@ -45,17 +47,42 @@ class VersionConflictError(Exception):
     """The item has another version than the caller saw."""
 
 
-class Items(Protocol):
-    """The store of items. Every call is atomic; ids and times are made by the store."""
+class UnavailableError(Exception):
+    """The store cannot serve now. Whether a change that was asked for was made is unknown.
 
-    async def open(self, *, migrate: bool) -> None:
-        """Get ready for use, which must not need a server to be up. `migrate` brings the schema up first."""
+    The text is for everybody, so it names no host and no user; the cause, for people inside, is chained.
+    """
+
+
+class ConnectionLostError(UnavailableError):
+    """The connection broke: the same read may well succeed at once on another one."""
+
+
+class OutdatedError(UnavailableError):
+    """The store holds its data in an older form than this code reads; waiting alone does not help."""
+
+
+class Items(Protocol):
+    """The store of items. Every call is atomic; ids and times are made by the store.
+
+    Every call may raise `UnavailableError`, and returns or raises in bounded time.
+    """
+
+    def observe(self, registry: CollectorRegistry) -> None:
+        """Register the metrics of how full the store is."""
+
+    async def open(self) -> None:
+        """Get ready for use, which must not need a server to be up."""
 
     async def close(self) -> None:
         """Release everything; the store is not used afterwards."""
 
     async def check(self) -> None:
-        """Return when the store can serve; raise whatever prevents it."""
+        """Return when the store can serve.
+
+        Raises:
+            UnavailableError: it cannot; the text says why.
+        """
 
     async def create(self, data: ItemData) -> Item:
         """Store a new item."""

@@ -5,6 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+from prometheus_client import CollectorRegistry
+
 from app.storage import Item, ItemData, ItemNotFoundError, Items, Position, VersionConflictError
 
 
@@ -15,7 +17,10 @@ class MemoryItems(Items):
         self._items: dict[UUID, Item] = {}
         self._order: list[Position] = []
 
-    async def open(self, *, migrate: bool) -> None:
+    def observe(self, registry: CollectorRegistry) -> None:
+        """Nothing to do: the process's own metrics tell."""
+
+    async def open(self) -> None:
         """Nothing to do."""
 
     async def close(self) -> None:

@@ -1,27 +1,24 @@
 """Items in an SQL database, by SQLAlchemy: the only module that knows SQL."""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from prometheus_client import CollectorRegistry
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     DateTime,
     Dialect,
+    Executable,
     Index,
     Integer,
     MetaData,
     Row,
-    StaticPool,
     String,
     Table,
     Text,
@@ -29,25 +26,26 @@ from sqlalchemy import (
     Uuid,
     delete,
     insert,
-    make_url,
     select,
     tuple_,
     update,
 )
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from app.core.config import Settings
 from app.storage import Item, ItemData, ItemNotFoundError, Items, Position, VersionConflictError
+from app.storage.engine import (
+    MissingColumnError,
+    connect,
+    connect_for_migrations,
+    errors_translated,
+    show_pool,
+)
+from app.storage.schema import Revisions, current_revision, upgrade
 
 log = structlog.get_logger()
 
-MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
-
-_DRIVERS = {"sqlite": "sqlite+aiosqlite"}
-
-
-class SchemaError(Exception):
-    """The schema of the database is older than the code needs."""
+# How long the end of the process may wait for connections to be closed.
+_CLOSE_SECONDS = 1.0
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -83,74 +81,69 @@ items = Table(
 class SqlItems(Items):
     """Items in the database behind a URL.
 
+    Args:
+        url: where it is.
+        settings: pool and timeouts.
+        migrate_at_start: whether `open` brings the schema up to date.
+
     Raises:
         ValueError: the URL is no database URL.
         OSError: the URL names a file that cannot be written.
     """
 
-    def __init__(self, url: str) -> None:
-        try:
-            parsed = make_url(url)
-            self.engine: AsyncEngine = create_async_engine(
-                parsed.set(drivername=_DRIVERS[parsed.drivername.lower()]),
-                # Parameters are the clients' data: not for error messages and logs.
-                hide_parameters=True,
-            )
-        except ArgumentError as error:
-            raise ValueError(str(error)) from None
-        if isinstance(self.engine.pool, StaticPool):
-            # Its one connection would run the transactions of all requests as one.
-            raise ValueError(  # noqa: TRY004 - it is the URL that is wrong
-                "an SQLite database in memory cannot be shared by requests; use memory://"
-            )
-        if parsed.database and not parsed.database.startswith("file:"):
-            # A folder that is missing or closed to us is told here, not by a driver's thread in its own words.
-            Path(parsed.database).open("ab").close()
+    def __init__(self, url: str, settings: Settings, *, migrate_at_start: bool) -> None:
+        self.engine = connect(url, settings)
+        self._url = url
+        self._migrate_at_start = migrate_at_start
         self._revisions = Revisions()
 
-    async def open(self, *, migrate: bool) -> None:
-        if migrate:
+    def observe(self, registry: CollectorRegistry) -> None:
+        show_pool(self.engine, registry)
+
+    async def open(self) -> None:
+        if self._migrate_at_start:
             await self.migrate()
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.engine.dispose()
+        except TimeoutError:
+            log.warning("the database did not answer while connections were closed")
 
     async def migrate(self) -> None:
         """Bring the schema up to what this code needs."""
-        async with self.engine.begin() as connection:
-            before = await connection.run_sync(_current_revision)
-            await connection.run_sync(_upgrade)
-            after = await connection.run_sync(_current_revision)
-        if before != after:
-            log.info("schema migrated", before=before, after=after)
+        engine = connect_for_migrations(self._url)
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(upgrade)
+        finally:
+            await engine.dispose()
 
     async def check(self) -> None:
-        async with self.engine.connect() as connection:
-            current = await connection.run_sync(_current_revision)
+        with errors_translated():
+            async with self.engine.connect() as connection:
+                current = await connection.run_sync(current_revision)
         self._revisions.require(current)
 
     async def create(self, data: ItemData) -> Item:
         now = datetime.now(UTC)
         item = Item(id=uuid4(), data=data, version=1, created_at=now, updated_at=now)
-        async with self.engine.begin() as connection:
-            await connection.execute(
-                insert(items).values(id=item.id, version=item.version, created_at=now, updated_at=now, **_columns(data))
-            )
+        row = {"id": item.id, "version": item.version, "created_at": now, "updated_at": now, **_columns(data)}
+        await self._execute(insert(items).values(row))
         return item
 
     async def page(self, *, limit: int, after: Position | None = None) -> list[Item]:
         query = select(items).order_by(items.c.created_at, items.c.id).limit(limit)
         if after:
             query = query.where(tuple_(items.c.created_at, items.c.id) > tuple_(*after, types=_POSITION_TYPES))
-        async with self.engine.connect() as connection:
-            return [_item(row) for row in await connection.execute(query)]
+        return [_item(row) for row in await self._execute(query)]
 
     async def get(self, item_id: UUID) -> Item:
-        async with self.engine.connect() as connection:
-            row = (await connection.execute(select(items).where(items.c.id == item_id))).one_or_none()
-        if row is None:
+        rows = await self._execute(select(items).where(items.c.id == item_id))
+        if not rows:
             raise ItemNotFoundError(item_id)
-        return _item(row)
+        return _item(rows[0])
 
     async def replace(self, item_id: UUID, data: ItemData, *, version: int | None = None) -> Item:
         change = (
@@ -167,12 +160,23 @@ class SqlItems(Items):
     async def _change(self, change: Any, item_id: UUID, version: int | None) -> Row[Any]:
         if version is not None:
             change = change.where(items.c.version == version)
-        async with self.engine.begin() as connection:
-            row = (await connection.execute(change)).one_or_none()
-        if row is not None:
-            return row
+        rows = await self._execute(change)
+        if rows:
+            return rows[0]
         await self.get(item_id)
         raise VersionConflictError(item_id)
+
+    async def _execute(self, statement: Executable) -> Sequence[Row[Any]]:
+        """Run one statement, which is a transaction of its own; its rows, if it has any."""
+        try:
+            with errors_translated():
+                async with self.engine.connect() as connection:
+                    result = await connection.execute(statement)
+                    return result.all() if result.returns_rows else ()
+        except MissingColumnError:
+            # Before a migration has run this is no bug, and says so.
+            await self.check()
+            raise
 
 
 _POSITION_TYPES = (items.c.created_at.type, items.c.id.type)
@@ -192,37 +196,3 @@ def _item(row: Row[Any]) -> Item:
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
-
-
-def alembic_config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration, here rather than in an ini file because the path depends on where the code lies."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["connection"] = connection
-    return config
-
-
-def _upgrade(connection: Connection) -> None:
-    command.upgrade(alembic_config(connection), "head")
-
-
-def _current_revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-class Revisions:
-    """The schema revisions that this code knows."""
-
-    def __init__(self) -> None:
-        script = ScriptDirectory.from_config(alembic_config())
-        self.head = script.get_current_head()
-        self.older = {revision.revision for revision in script.walk_revisions()} - {self.head}
-
-    def require(self, current: str | None) -> None:
-        """Accept the newest revision and any unknown one: that is newer, left by the next version's roll-out.
-
-        Raises:
-            SchemaError: the schema is older than the code.
-        """
-        if current is None or current in self.older:
-            raise SchemaError(f"the schema is at {current or 'nothing'}, this version needs {self.head}")

@@ -30,7 +30,7 @@ def test_the_readme_lists_the_settings_as_they_are() -> None:
 
 def locked(name: str) -> dict[str, Version]:
     """The versions of a lock file."""
-    pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ]+)", (ROOT / name).read_text(), re.MULTILINE)
+    pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*\])?==([^ ]+)", (ROOT / name).read_text(), re.MULTILINE)
     return {canonicalize_name(package): Version(version) for package, version in pins}
 
 

@@ -25,6 +25,29 @@ def test_every_error_of_an_item_is_a_problem_document(document: dict[str, Any]) 
                     assert list(response["content"]) == ["application/problem+json"], (path, status)
 
 
+LIMITS = {408, 413, 414, 422, 431}
+FAILURES = {500, 503, 504}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),
+    [
+        ("get", "", {200, 304}),
+        ("post", "", {201, 400, 415}),
+        ("get", "/{item_id}", {200, 304, 404}),
+        ("put", "/{item_id}", {200, 400, 404, 412, 415}),
+        ("delete", "/{item_id}", {204, 400, 404, 412}),
+    ],
+)
+def test_an_operation_declares_every_status_that_it_has(
+    document: dict[str, Any], method: str, path: str, statuses: set[int]
+) -> None:
+    responses = document["paths"][f"/api/v1/items{path}"][method]["responses"]
+
+    assert {int(status) for status in responses} == statuses | LIMITS | FAILURES
+    assert responses["503"]["headers"].keys() == {"Retry-After"}
+
+
 def test_every_reference_has_its_schema(document: dict[str, Any]) -> None:
     def references(node: Any) -> set[str]:
         if isinstance(node, dict):

@@ -3,12 +3,10 @@
 import json
 import signal
 import socket
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import httpx
 import pytest
@@ -213,67 +211,12 @@ def test_a_port_in_use_ends_the_start_with_one_clear_line(start: Start, which: s
 
 
 def test_a_bad_environment_is_told_and_nothing_starts(start: Start) -> None:
-    code, lines, err = start(HTTP_PORT="web", ENVIRONMENT="production").end()
+    code, lines, err = start(HTTP_PORT="web", STORAGE_URL="nosuch://host").end()
 
     assert (code, lines) == (2, [])
     assert "HTTP_PORT" in err
     assert "STORAGE_URL" in err
     assert "Traceback" not in err
-
-
-def test_the_embedded_database_is_migrated_at_start_and_keeps_what_it_got(start: Start) -> None:
-    ids = []
-    for _ in range(2):
-        service = start(DRAIN_SECONDS="0")
-        service.wait_until("/health/ready", 200)
-        ids.append(httpx.post(f"{service.url}/api/v1/items", json={"name": "kept"}).json()["id"])
-        found = httpx.get(f"{service.url}/api/v1/items").json()["items"]
-        assert service.end(signal.SIGTERM)[0] == 0
-
-    assert [item["id"] for item in found] == ids
-
-
-def test_a_schema_that_cannot_be_migrated_is_told(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "items.db").write_text("This is no database, and longer than a header of one would be. " * 20)
-
-    code, lines, err = start("migrate", STORAGE_URL=f"sqlite:///{tmp_path}/items.db").end()
-
-    assert (code, err) == (1, "")
-    assert lines[-1]["event"] == "the schema could not be brought up to date"
-    assert "file is not a database" in lines[-1]["exception"]
-
-
-@pytest.mark.parametrize("command", [(), ("migrate",)], ids=["serve", "migrate"])
-def test_a_database_file_that_cannot_be_written_is_told_and_nothing_starts(
-    start: Start, tmp_path: Path, command: tuple[str, ...]
-) -> None:
-    code, lines, err = start(*command, STORAGE_URL=f"sqlite:///{tmp_path}/missing/items.db").end()
-
-    assert (code, lines) == (2, [])
-    assert "STORAGE_URL: [Errno 2] No such file or directory" in err
-    assert "Traceback" not in err
-
-
-def test_migrate_brings_the_schema_up_that_production_waits_for(start: Start, tmp_path: Path) -> None:
-    production = {
-        "ENVIRONMENT": "production",
-        "STORAGE_URL": f"sqlite:///{tmp_path}/items.db",
-        "DRAIN_SECONDS": "0",
-        "HEALTH_CHECK_CACHE_SECONDS": "0",
-    }
-    service = start(**production)
-    service.wait_until("/health/live", 200)
-    ready = httpx.get(f"{service.url}/health/ready")
-    assert (ready.status_code, ready.json()["problem"]) == (503, "storage: SchemaError")
-
-    code, lines, _ = start("migrate", **production).end()
-
-    assert (code, lines[-1]["event"]) == (0, "the schema is up to date")
-    with sqlite3.connect(tmp_path / "items.db") as database:
-        assert database.execute("SELECT count(*) FROM items").fetchone() == (0,)
-    database.close()
-    service.wait_until("/health/ready", 200)
-    assert service.end(signal.SIGTERM)[0] == 0
 
 
 def test_logs_are_whole_lines_while_many_requests_run(start: Start) -> None:

@@ -52,8 +52,10 @@ async def test_a_price_may_be_a_number_and_is_shown_as_exact_text(client: httpx.
     assert (await client.get(created.headers["location"])).json()["price"] == "0.10"
 
 
-@pytest.mark.parametrize(("given", "shown"), [("1E+2", "100.00"), ("-0", "0.00"), ("7", "7.00")])
-async def test_a_price_has_two_decimals_and_no_odd_spelling(client: httpx.AsyncClient, given: str, shown: str) -> None:
+@pytest.mark.parametrize(("given", "shown"), [("7", "7.00"), ("0.5", "0.50"), (1e2, "100.00"), (-0.0, "0.00")])
+async def test_a_price_has_two_decimals_and_no_odd_spelling(
+    client: httpx.AsyncClient, given: str | float, shown: str
+) -> None:
     assert (await create(client, price=given)).json()["price"] == shown
 
 
@@ -70,7 +72,12 @@ async def test_a_price_has_two_decimals_and_no_odd_spelling(client: httpx.AsyncC
         ({"name": "x", "price": -1}, "#/price"),
         ({"name": "x", "price": "1.234"}, "#/price"),
         ({"name": "x", "price": "12345678901.00"}, "#/price"),
-        ({"name": "x", "price": "NaN"}, "#/price"),
+        *(
+            ({"name": "x", "price": odd}, "#/price")
+            for odd in ("NaN", "1E+2", "-0", "1_000", " 1", "+1", ".5", "1.", "٣")
+        ),
+        ({"name": "x\0"}, "#/name"),
+        ({"name": "x", "description": "\0"}, "#/description"),
         ([], "#"),
         ("text", "#"),
         (None, "#"),

@@ -8,6 +8,7 @@ import structlog
 
 from app.core.lifecycle import Readiness
 from app.core.telemetry import Telemetry
+from app.storage import OutdatedError, UnavailableError
 
 PROBES = ("/health/live", "/health/ready", "/health/startup")
 
@@ -35,6 +36,29 @@ async def test_without_its_storage_the_service_is_alive_but_not_ready(
     assert ready.json() == {"status": "fail", "problem": "storage: ConnectionRefusedError"}
     assert (await client.get("/health/live")).status_code == 200
     assert (await client.get("/health/startup")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "startup"), [(OutdatedError("a form of last year"), 503), (UnavailableError("nobody there"), 200)]
+)
+async def test_the_service_has_started_only_once_its_storage_is_up_to_date_or_down(
+    app: Telemetry, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, error: Exception, startup: int
+) -> None:
+    async def fail() -> None:
+        raise error from OSError("db-1.internal:5432 as user admin")
+
+    monkeypatch.setattr(app.fastapi.state.readiness, "_check", fail)
+
+    answers = [await client.get(probe) for probe in PROBES]
+
+    assert [answer.status_code for answer in answers] == [200, 503, startup]
+    assert answers[1].json() == {"status": "fail", "problem": f"storage: {error}"}
+
+    async def pass_() -> None:
+        """Everything is as it should be."""
+
+    monkeypatch.setattr(app.fastapi.state.readiness, "_check", pass_)
+    assert [(await client.get(probe)).status_code for probe in PROBES] == [200, 200, 200]
 
 
 async def test_before_the_start_only_liveness_passes(app: Telemetry) -> None:

@@ -100,7 +100,7 @@ def test_an_exception_is_told_without_the_values_of_variables(lines: Callable[[]
         {"password": "hunter2"},
         {"headers": {"Authorization": "Bearer hunter2", "cookie": "hunter2"}},
         {"attempts": [{"api_key": "hunter2"}]},
-        {"url": "postgresql://user:hunter2@db:5432/items"},
+        {"url": "https://user:hunter2@host:5432/items"},
         {"error": "cannot reach amqp://user:hunter2@queue and more"},
     ],
 )

@@ -2,21 +2,18 @@
 
 import pytest
 
-from app.core.config import Settings
-from app.main import create_app
+from app.core.telemetry import Telemetry
 from tests.support import client_of
 
 
-@pytest.mark.parametrize(("environment", "migrates"), [("development", True), ("test", True), ("production", False)])
 async def test_the_store_is_open_while_requests_are_served_and_closed_after(
-    monkeypatch: pytest.MonkeyPatch, environment: str, migrates: bool
+    app: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = create_app(Settings.model_validate({"environment": environment, "storage_url": "memory://"}))
     items, events = app.fastapi.state.items, []
 
-    async def open_(*, migrate: bool) -> None:
+    async def open_() -> None:
         assert not app.fastapi.state.readiness.started
-        events.append(f"opened, {migrate=}")
+        events.append("opened")
 
     async def close() -> None:
         events.append("closed")
@@ -27,4 +24,4 @@ async def test_the_store_is_open_while_requests_are_served_and_closed_after(
         assert (await client.get("/health/startup")).status_code == 200
         events.append("served")
 
-    assert events == [f"opened, migrate={migrates}", "served", "closed"]
+    assert events == ["opened", "served", "closed"]

@@ -19,7 +19,7 @@ from tests.support import free_port
 
 @pytest.mark.parametrize("threshold", [0.005, 0.03, 0.3, 1.0, 2.5, 10.0])
 def test_the_buckets_contain_the_slo_threshold_and_reach_the_longest_request(threshold: float) -> None:
-    bounds = duration_buckets(threshold)
+    bounds = duration_buckets(threshold, 30.0)
 
     assert threshold in bounds
     assert bounds[-1] == 30.0

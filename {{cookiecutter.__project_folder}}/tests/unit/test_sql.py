@@ -3,35 +3,39 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import DropIndex
 
+from app.core.config import Settings
 from app.storage.sql import SqlItems, items
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlItems]:
+async def store(tmp_path: Path, settings: Settings) -> AsyncIterator[SqlItems]:
     """An empty store."""
-    store = SqlItems(f"sqlite:///{tmp_path}/items.db")
-    await store.open(migrate=True)
+    store = SqlItems(f"sqlite:///{tmp_path}/items.db", settings, migrate_at_start=True)
+    await store.open()
     yield store
     await store.close()
 
 
-async def test_pages_are_in_order_of_creation_whatever_the_order_of_the_rows(store: SqlItems) -> None:
+async def test_pages_are_in_order_of_creation_and_id_whatever_the_order_of_the_rows(store: SqlItems) -> None:
     now = datetime.now(UTC)
     rows = [
-        {"id": uuid4(), "name": str(age), "version": 1, "created_at": moment, "updated_at": moment}
-        for age in range(5)
-        if (moment := now - timedelta(seconds=age))
+        {"id": UUID(int=number), "name": str(number), "version": 1, "created_at": moment, "updated_at": moment}
+        for number in (3, 2, 1, 6, 5, 4)
+        if (moment := now - timedelta(seconds=number // 4))
     ]
     async with store.engine.begin() as connection:
+        # The index has an order of its own, which is not promised.
+        await connection.execute(DropIndex(next(iter(items.indexes))))
         await connection.execute(insert(items), rows)
 
-    assert [item.data.name for item in await store.page(limit=10)] == ["4", "3", "2", "1", "0"]
+    assert [item.data.name for item in await store.page(limit=10)] == ["4", "5", "6", "1", "2", "3"]
 
 
 async def test_an_error_of_the_database_does_not_repeat_what_a_client_sent(store: SqlItems) -> None:

@@ -1,0 +1,208 @@
+"""HTTP/1.1 as uvicorn speaks it by httptools, made fit for clients that are hostile, broken, or Java.
+
+uvicorn's other parser, h11, has none of these faults, and costs a request a third more CPU time; so they are mended
+here. Each method says which one.
+"""
+
+import asyncio
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from app.core import correlation, errors
+
+log = structlog.get_logger()
+
+_UPGRADE_FIELDS = (b"upgrade", b"http2-settings")
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        arguments: uvicorn's.
+        head_bytes: how long request line and header fields may be together; a safety net over the exact limits that
+            `core/limits.py` enforces where telemetry sees it.
+        head_seconds: how long they may take to arrive; a client may read nothing for a third of it.
+        options: uvicorn's.
+    """
+
+    def __init__(self, *arguments: Any, head_bytes: int, head_seconds: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_bytes = head_bytes
+        self._head_seconds = head_seconds
+        # A client that stops reading is noticed at the second look: before the deadline of a request that waits for it.
+        self._look_seconds = head_seconds / 3
+        self._in_head = True
+        self._steps = 0
+        self._received = 0
+        self._impatience: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
+        self._declines_upgrade = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a head for a limited time; uvicorn would wait for ever."""
+        super().connection_made(transport)
+        self._impatience = self.loop.call_later(self._head_seconds, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered; of pipelined ones, uvicorn tells only the last that it parsed."""
+        self._be_patient()
+        self._look_no_more()
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived, and refuse a head or trailers that are too long; httptools would collect without end."""
+        steps = self._steps
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._declines_upgrade:
+                self._parse_without_upgrade(data[upgrade.args[0] :])
+            else:
+                self.handle_websocket_upgrade()
+            return
+        except httptools.HttpParserError:
+            self.send_400_response("This is no valid HTTP request.")
+            return
+        if self.transport.is_closing():
+            return
+        # A part that brings a request forward may hold whole ones; its size says nothing.
+        self._received = self._received + len(data) if self._steps == steps else 1
+        if self._received > self._head_bytes:
+            self._refuse(431, f"Request line and header fields may have {self._head_bytes} bytes together.")
+        elif self._in_head and self._impatience is None:
+            self._impatience = self.loop.call_later(self._head_seconds, self._too_slow)
+
+    def on_message_begin(self) -> None:
+        """Note that a head has begun: only that ends idleness. For uvicorn a stray byte does, and for ever."""
+        self._unset_keepalive_if_required()
+        super().on_message_begin()
+        self._in_head = True
+        self._steps += 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field, but no trailer: uvicorn would add it to the header of a request under way."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin the request, unless it offers an upgrade that nobody here speaks.
+
+        Raises:
+            ValueError: it is for a proxy (RFC 9110, section 9.3.6), or names no host, or two (RFC 9112, section 3.2).
+        """
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if self.parser.get_method() == b"CONNECT" or (hosts != 1 and self.parser.get_http_version() == "1.1"):
+            raise ValueError("the parser turns this into its own error")
+        # A response that ended while this head arrived has begun to count idleness.
+        self._unset_keepalive_if_required()
+        self._in_head = False
+        self._steps += 1
+        self._be_patient()
+        self._declines_upgrade = self.parser.should_upgrade() and not self._should_upgrade()
+        if not self._declines_upgrade:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._steps += 1
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request, unless it is to be parsed anew."""
+        if not self._declines_upgrade:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin the next pipelined request; read no more while any waits, else a client could queue without end."""
+        super().on_response_complete()
+        if self.pipeline and not self.transport.is_closing():
+            self.flow.pause_reading()
+
+    def pause_writing(self) -> None:
+        """Let the application wait until the client has read, but not for one that does not read at all."""
+        super().pause_writing()
+        self._look_again()
+
+    def resume_writing(self) -> None:
+        """Let the application go on."""
+        self._look_no_more()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse(400, msg)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Parse the request again without its offer to upgrade, which a server may ignore (RFC 9110, section 7.8).
+
+        httptools drops the body of such a request. Java's client offers `h2c` with all it sends (uvicorn issue 2722).
+        """
+        self._declines_upgrade = False
+        fields = [(name, value) for name, value in self.headers if name not in (*_UPGRADE_FIELDS, b"connection")]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            fields.append((b"connection", b"close"))
+        line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        head = b"\r\n".join([line, *(b"%b: %b" % field for field in fields), b"", b""])
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.data_received(head + rest)
+
+    def _be_patient(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+    def _too_slow(self) -> None:
+        self._impatience = None
+        if self._received:
+            self._refuse(408, f"The request did not arrive within {self._head_seconds:g} s.")
+        else:
+            # Nothing was asked: browsers connect ahead of time, and would take an answer for that of their request.
+            self.transport.close()
+
+    def _look_again(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._next_look = self.loop.call_later(self._look_seconds, self._look, unread)
+
+    def _look(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() < unread:
+            self._look_again()
+        else:
+            log.warning("client does not read", client=self.client and self.client[0])
+            self.transport.abort()
+
+    def _look_no_more(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer what cannot become a request, and close the connection."""
+        if self._running is not None and self._running.response_started and not self._running.response_complete:
+            # Whatever is written now would be read as a part of that response.
+            self.transport.close()
+            return
+        token = correlation.correlation_id.set(correlation.accept(None))
+        try:
+            log.warning("request refused", status=status, detail=detail, client=self.client and self.client[0])
+            response = errors.problem(None, status, detail, headers={"Connection": "close"})
+            identity = (correlation.HEADER.lower().encode(), (correlation.correlation_id.get() or "").encode())
+        finally:
+            correlation.correlation_id.reset(token)
+        fields = [*self.server_state.default_headers, *response.raw_headers, identity]
+        head = b"".join(b"%b: %b\r\n" % field for field in fields)
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, bytes(response.body)))
+        self.transport.close()
