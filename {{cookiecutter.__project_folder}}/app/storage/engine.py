@@ -79,7 +79,8 @@ def connect(url: str, settings: Settings) -> AsyncEngine:
         "command_timeout": statement_timeout + _SILENCE_SECONDS,
         "server_settings": {
             "application_name": FACTS.service.name,
-            "statement_timeout": str(round(statement_timeout * 1000)),
+            # Zero would switch it off.
+            "statement_timeout": str(max(1, round(statement_timeout * 1000))),
         },
     }
     engine = _postgresql_engine(url, arguments, **options)
@@ -92,7 +93,9 @@ def connect_for_migrations(url: str) -> AsyncEngine:
     """An engine without pool and without limits in time: a migration takes as long as it takes."""
     if url.startswith("sqlite:"):
         return _sqlite_engine(url, poolclass=NullPool)
-    return _postgresql_engine(url, {}, poolclass=NullPool)
+    # A limit that the role or the database has would count otherwise. Who waited for a turn has to see what was done.
+    arguments = {"server_settings": {"application_name": FACTS.service.name, "statement_timeout": "0"}}
+    return _postgresql_engine(url, arguments, poolclass=NullPool, isolation_level="READ COMMITTED")
 
 
 def _sqlite_engine(url: str, **options: Any) -> AsyncEngine:

@@ -34,12 +34,11 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring the schema up to date within the transaction of this connection, one process at a time.
+def take_turn(connection: Connection) -> None:
+    """Begin a transaction that no other process migrates beside: whoever comes second waits here.
 
     A change that another session's lock holds up for too long fails, rather than have all requests queue up behind it.
     """
-    # Whoever comes second waits here, and then finds nothing left to do.
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
@@ -47,6 +46,11 @@ def upgrade(connection: Connection) -> None:
         # Without it, Python's driver begins no transaction before a change of the schema (sqlite3, "Transaction
         # control"): one that fails would be left half done.
         connection.execute(text("BEGIN IMMEDIATE"))
+
+
+def upgrade(connection: Connection) -> None:
+    """Bring the schema up to date within the transaction of this connection; who came second finds nothing to do."""
+    take_turn(connection)
     before = current_revision(connection)
     command.upgrade(alembic_config(connection), "head")
     after = current_revision(connection)

@@ -30,6 +30,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.exc import NotSupportedError
 
 from app.core.config import Settings
 from app.storage import Item, ItemData, ItemNotFoundError, Items, Position, VersionConflictError
@@ -169,14 +170,21 @@ class SqlItems(Items):
     async def _execute(self, statement: Executable) -> Sequence[Row[Any]]:
         """Run one statement, which is a transaction of its own; its rows, if it has any."""
         try:
-            with errors_translated():
-                async with self.engine.connect() as connection:
-                    result = await connection.execute(statement)
-                    return result.all() if result.returns_rows else ()
+            return await self._send(statement)
+        except NotSupportedError:
+            # A migration changed the type of a column, so the server refuses what was prepared before: nothing was
+            # done, and the driver prepares it anew.
+            return await self._send(statement)
         except MissingColumnError:
             # Before a migration has run this is no bug, and says so.
             await self.check()
             raise
+
+    async def _send(self, statement: Executable) -> Sequence[Row[Any]]:
+        with errors_translated():
+            async with self.engine.connect() as connection:
+                result = await connection.execute(statement)
+                return result.all() if result.returns_rows else ()
 
 
 _POSITION_TYPES = (items.c.created_at.type, items.c.id.type)

@@ -1,7 +1,10 @@
 """The schema: made by migrations alone, forward and back, by one process at a time, and known to readiness."""
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
@@ -21,7 +24,7 @@ from app.storage import ItemData, OutdatedError, schema
 from app.storage.engine import connect_for_migrations
 from app.storage.schema import alembic_config, upgrade
 from app.storage.sql import SqlItems, metadata
-from tests.support import Service
+from tests.support import ROOT, Service
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.postgres)
 
@@ -209,8 +212,12 @@ async def test_a_migration_takes_as_long_as_it_takes(stored_in: Settings, releas
     limits = {"database_statement_timeout_seconds": 0.05, "database_pool_timeout_seconds": 0.05}
     hasty = store_of(stored_in.model_copy(update=limits))
     release("SELECT pg_sleep(0.2)")
+    await on(stored_in, lambda sync: sync.execute(text("ALTER ROLE CURRENT_USER SET statement_timeout = '100ms'")))
 
-    await hasty.migrate()
+    try:
+        await hasty.migrate()
+    finally:
+        await on(stored_in, lambda sync: sync.execute(text("ALTER ROLE CURRENT_USER RESET statement_timeout")))
 
     assert "colour" in await columns(stored_in)
     await hasty.close()
@@ -251,3 +258,18 @@ async def test_a_migration_fails_at_a_lock_rather_than_hold_up_all_requests(
 
     assert await columns(stored_in) == before
     await store.check()
+
+
+@on_each_database
+def test_alembic_works_on_the_command_line_too(stored_in: Settings) -> None:
+    environment = os.environ | {"STORAGE_URL": stored_in.storage_url.get_secret_value()}
+    for arguments in (["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"]):
+        done = subprocess.run(  # noqa: S603 - our own interpreter
+            [sys.executable, "-m", "alembic", *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
