@@ -62,6 +62,7 @@ def _fastapi(settings: Settings) -> FastAPI:
         "version": settings.service_version,
         "lifespan": lifespan,
         "redoc_url": None,
+        "responses": errors.ANYWHERE,
         "max_body_size": settings.max_body_bytes,
         # One source of truth: `core/telemetry.py` sees more than FastAPI's own instrumentation, and once.
         "telemetry": {"tracing": False, "metrics": False, "logs": False},

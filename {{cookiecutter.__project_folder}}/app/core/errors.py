@@ -78,6 +78,10 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return described
 
 
+# What can happen to any request: it is too long, or the service fails, is full or is too slow.
+ANYWHERE = responses(413, 414, 431, 500, 503, 504)
+
+
 def install(app: FastAPI, known: Mapping[type[Exception], tuple[int, str]]) -> None:
     """Answer every error that reaches the framework with a problem document, and describe it in OpenAPI.
 

@@ -5,6 +5,7 @@ bodies and errors of other middleware included. It is plain ASGI because `BaseHT
 another task, where context variables get lost.
 """
 
+import asyncio
 from collections.abc import Iterator
 from functools import cached_property
 from http import HTTPStatus
@@ -192,7 +193,12 @@ class Exchange:
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             # Before sending: a client that has the whole response may leave before `send` returns.
             self.complete = True
-        await self._send(message)
+        try:
+            await self._send(message)
+        except asyncio.CancelledError:
+            # It waits for nobody but a client that does not read.
+            self.broken_by = "disconnect"
+            raise
         if self.complete:
             self._ended = perf_counter()
 

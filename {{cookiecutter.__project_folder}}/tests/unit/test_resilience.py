@@ -221,7 +221,7 @@ async def test_a_client_that_does_not_read_its_response_is_given_up(settings: Se
     }
     await app(scope, never, send)  # type: ignore[arg-type]
 
-    labels = {"method": "GET", "route": "/stream", "reason": "error"}
+    labels = {"method": "GET", "route": "/stream", "reason": "disconnect"}
     assert counted(app, "http_responses_incomplete_total", **labels) == 1
 
 
