@@ -409,9 +409,7 @@ def test_what_keeps_a_healthy_server_from_one_kind_of_work_costs_only_that(
     assert_ends_well(service)
 
 
-def test_a_restart_is_over_for_clients_when_it_is_over(
-    server: Postgres, start: Start, migrated: dict[str, str], serve: Start
-) -> None:
+def test_a_restart_is_over_for_clients_when_it_is_over(server: Postgres, serve: Start) -> None:
     service = serve()
 
     with Traffic(service) as traffic:
@@ -482,7 +480,7 @@ def statuses(answers: list[Answer]) -> set[int]:
 
 
 def test_connections_that_a_restart_closed_are_replaced_before_anything_is_sent_on_them(
-    server: Postgres, start: Start, migrated: dict[str, str], serve: Start
+    server: Postgres, serve: Start
 ) -> None:
     service = serve(RETRY_ATTEMPTS="1", DATABASE_STATEMENT_TIMEOUT_SECONDS="2")
     fill_pool(server, service, 4)

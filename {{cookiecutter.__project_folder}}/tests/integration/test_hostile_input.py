@@ -160,6 +160,10 @@ def post(body: bytes, *fields: bytes, kind: bytes = JSON) -> bytes:
     return request(b"POST", ITEMS, b"Content-Type: " + kind, b"Content-Length: %d" % len(body), *fields, body=body)
 
 
+def delete(*fields: bytes) -> bytes:
+    return request(b"DELETE", b"{item}", *fields)
+
+
 def put(*fields: bytes) -> bytes:
     return request(b"PUT", b"{item}", b"Content-Type: " + JSON, b"Content-Length: %d" % len(GOOD), *fields, body=GOOD)
 
@@ -343,7 +347,7 @@ CONDITIONS = [
         case(f"{method!r}, If-Match {tag!r}", make(b"If-Match: " + tag), status)
         for method, make, success in (
             ("PUT", put, 200),
-            ("DELETE", lambda *fields: request(b"DELETE", b"{item}", *fields), 204),
+            ("DELETE", delete, 204),
         )
         for tag, status in {
             b"*": success,
@@ -365,7 +369,7 @@ CONDITIONS = [
         case(f"{method}, If-None-Match {tags!r}", make(b"If-None-Match: " + tags), status)
         for method, make, success in (
             ("PUT", put, 200),
-            ("DELETE", lambda *fields: request(b"DELETE", b"{item}", *fields), 204),
+            ("DELETE", delete, 204),
         )
         for tags, status in {
             b"*": 412,
