@@ -44,8 +44,7 @@ def create_app(settings: Settings | None = None) -> Telemetry:
         items.check, settings.health_check_cache_seconds, settings.health_check_timeout_seconds
     )
     errors.install(fastapi, routes.ERRORS)
-    for module in (index, health, routes):
-        api.register(fastapi, module.router)
+    api.register(fastapi, routes.router, index.router, health.router)
 
     # From the inside out: what is refused must not cost what is behind it, and everything is seen by telemetry.
     app: ASGIApp = Deadline(fastapi, settings, metrics)
@@ -63,7 +62,6 @@ def _fastapi(settings: Settings) -> FastAPI:
         "lifespan": lifespan,
         "redoc_url": None,
         "responses": errors.ANYWHERE,
-        "max_body_size": settings.max_body_bytes,
         # One source of truth: `core/telemetry.py` sees more than FastAPI's own instrumentation, and once.
         "telemetry": {"tracing": False, "metrics": False, "logs": False},
     }

@@ -153,9 +153,15 @@ def etag(item: Item) -> str:
     return f'"{item.version}"'
 
 
-def not_modified(if_none_match: list[str] | None, tag: str) -> Response | None:
+def document(model: BaseModel, headers: dict[str, str], status_code: int = status.HTTP_200_OK) -> Response:
+    """A response with this body. Rendered here: FastAPI would validate once more what is a model already."""
+    return Response(model.model_dump_json(), status_code, headers, media_type="application/json")
+
+
+def not_modified(request: Request, tag: str) -> Response | None:
     """The 304 for a client that has this tag already."""
-    if if_none_match is not None and _matches(if_none_match, tag):
+    if_none_match = request.headers.getlist("If-None-Match")
+    if if_none_match and _matches(if_none_match, tag):
         return Response(status_code=304, headers={"ETag": tag, "Cache-Control": CACHE_CONTROL})
     return None
 
@@ -171,17 +177,27 @@ IfMatch = Annotated[list[str] | SkipJsonSchema[None], Header()]
 IfNoneMatch = Annotated[list[str] | SkipJsonSchema[None], Header()]
 
 
-async def get_items(request: Request) -> Items:
+# Read by hand where every microsecond counts: as parameters, FastAPI takes 20 us for a header and 18 us for a dependency.
+CONDITIONAL: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "if-none-match",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "array", "items": {"type": "string"}, "title": "If-None-Match"},
+        }
+    ]
+}
+
+
+def items_of(request: Request) -> Items:
     """The store of this application."""
     items: Items = request.app.state.items
     return items
 
 
-Store = Annotated[Items, Depends(get_items)]
-
-
 async def expected_version(
-    store: Store, item_id: UUID, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
+    request: Request, item_id: UUID, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
 ) -> int | None:
     """The version that a change is for, as `If-Match` and `If-None-Match` demand; None where any will do.
 
@@ -196,7 +212,7 @@ async def expected_version(
         tag = _VERSION.fullmatch(given)
         expected = int(tag[1]) if tag else 0
     if if_none_match is not None:
-        item = await store.get(item_id)
+        item = await items_of(request).get(item_id)
         if _matches(if_none_match, etag(item)):
             raise HTTPException(412, "The item has a tag that If-None-Match names.")
         # What was compared is what will be changed.
@@ -210,64 +226,55 @@ Cursor = Annotated[
 ]
 
 
-@router.get("", response_model=ItemPage, responses=NOT_MODIFIED)
+@router.get("", response_model=ItemPage, responses=NOT_MODIFIED, openapi_extra=CONDITIONAL)
 async def list_items(
-    store: Store,
-    response: Response,
+    request: Request,
     limit: Annotated[int, Query(ge=1, le=100, description="At most so many items.")] = 20,
     cursor: Cursor = None,
-    if_none_match: IfNoneMatch = None,
-) -> ItemPage | Response:
+) -> Response:
     """A page of items, oldest first."""
     # One more than asked for tells whether there is another page.
-    found = await store.page(limit=limit + 1, after=decode_cursor(cursor) if cursor else None)
+    found = await items_of(request).page(limit=limit + 1, after=decode_cursor(cursor) if cursor else None)
     items = found[:limit]
     state = b"".join(item.id.bytes + item.version.to_bytes(4, "big") for item in found)
     tag = f'W/"{blake2b(state, digest_size=12).hexdigest()}"'
-    if answer := not_modified(if_none_match, tag):
+    if answer := not_modified(request, tag):
         return answer
-    response.headers["ETag"] = tag
-    response.headers["Cache-Control"] = CACHE_CONTROL
     last = Position(items[-1].created_at, items[-1].id) if len(found) > limit else None
-    return ItemPage(
+    page = ItemPage(
         items=[ItemOut.of(item) for item in items],
         next_cursor=encode_cursor(last) if last else None,
     )
+    return document(page, {"ETag": tag, "Cache-Control": CACHE_CONTROL})
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, responses=WITH_BODY)
-async def create_item(store: Store, body: ItemIn, response: Response) -> ItemOut:
+@router.post("", response_model=ItemOut, status_code=status.HTTP_201_CREATED, responses=WITH_BODY)
+async def create_item(request: Request, body: ItemIn) -> Response:
     """Create an item; `Location` says where it is."""
-    item = await store.create(body.data())
-    response.headers["Location"] = f"{PATH}/{item.id}"
-    response.headers["ETag"] = etag(item)
-    return ItemOut.of(item)
+    item = await items_of(request).create(body.data())
+    return document(ItemOut.of(item), {"ETag": etag(item), "Location": f"{PATH}/{item.id}"}, status.HTTP_201_CREATED)
 
 
-@router.get("/{item_id}", response_model=ItemOut, responses=responses(404) | NOT_MODIFIED)
-async def read_item(
-    store: Store, item_id: UUID, response: Response, if_none_match: IfNoneMatch = None
-) -> ItemOut | Response:
+@router.get(
+    "/{item_id}", response_model=ItemOut, responses=responses(404) | NOT_MODIFIED, openapi_extra=CONDITIONAL
+)
+async def read_item(request: Request, item_id: UUID) -> Response:
     """Read an item."""
-    item = await store.get(item_id)
-    if answer := not_modified(if_none_match, etag(item)):
+    item = await items_of(request).get(item_id)
+    tag = etag(item)
+    if answer := not_modified(request, tag):
         return answer
-    response.headers["ETag"] = etag(item)
-    response.headers["Cache-Control"] = CACHE_CONTROL
-    return ItemOut.of(item)
+    return document(ItemOut.of(item), {"ETag": tag, "Cache-Control": CACHE_CONTROL})
 
 
-@router.put("/{item_id}", responses=responses(404, 412) | WITH_BODY)
-async def replace_item(
-    store: Store, item_id: UUID, body: ItemIn, response: Response, version: ExpectedVersion
-) -> ItemOut:
+@router.put("/{item_id}", response_model=ItemOut, responses=responses(404, 412) | WITH_BODY)
+async def replace_item(request: Request, item_id: UUID, body: ItemIn, version: ExpectedVersion) -> Response:
     """Replace everything a client may say of an item; what is left out becomes null."""
-    item = await store.replace(item_id, body.data(), version=version)
-    response.headers["ETag"] = etag(item)
-    return ItemOut.of(item)
+    item = await items_of(request).replace(item_id, body.data(), version=version)
+    return document(ItemOut.of(item), {"ETag": etag(item)})
 
 
 @router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=responses(400, 404, 412))
-async def delete_item(store: Store, item_id: UUID, version: ExpectedVersion) -> None:
+async def delete_item(request: Request, item_id: UUID, version: ExpectedVersion) -> None:
     """Delete an item."""
-    await store.delete(item_id, version=version)
+    await items_of(request).delete(item_id, version=version)

@@ -6,7 +6,7 @@ Distinct from the trace id, which exists only where tracing does: a person can s
 
 import re
 from contextvars import ContextVar
-from uuid import uuid4
+from random import getrandbits
 
 HEADER = "X-Correlation-ID"
 
@@ -20,4 +20,4 @@ def accept(header: bytes | None) -> str:
     """The id a client sent when it is usable as it stands, a new one otherwise. Nothing else is ever echoed."""
     if header is not None and _VALID.fullmatch(header):
         return header.decode("ascii")
-    return uuid4().hex
+    return f"{getrandbits(128):032x}"

@@ -9,13 +9,24 @@ from typing import Any
 
 import httptools
 import structlog
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.core import correlation, errors
 
 log = structlog.get_logger()
 
+# An extension of the scope (ASGI, "Extensions") that other servers do not have.
+_CONNECTION = "app.connection"
+
 _UPGRADE_FIELDS = (b"upgrade", b"http2-settings")
+
+
+def client_has_left(scope: Scope) -> bool:
+    """Whether the connection was lost before the response was complete, as far as the server knows."""
+    extensions = scope.get("extensions")
+    connection = extensions and extensions.get(_CONNECTION)
+    return connection is not None and connection.disconnected
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -142,7 +153,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._refuse(400, msg)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin a request, and let it know whether its client is still there: uvicorn tells only who waits for that."""
         self._running = cycle
+        cycle.scope["extensions"] = {_CONNECTION: cycle}  # type: ignore[typeddict-item]
         super()._start_asgi_task(cycle, app)
 
     def _parse_without_upgrade(self, rest: bytes) -> None:

@@ -16,6 +16,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.health import PROBES
 from app.core import correlation, errors, security
 from app.core.config import Settings
+from app.core.http_protocol import client_has_left
 from app.core.metrics import Metrics
 from app.core.tracing import Tracing
 
@@ -41,6 +43,8 @@ CLIENT_CLOSED_REQUEST = 499
 _HEADER = correlation.HEADER.lower().encode()
 
 log = structlog.get_logger()
+
+_ROOT = Context()
 
 
 class Telemetry:
@@ -62,6 +66,8 @@ class Telemetry:
         self.tracing = tracing
         self._routes = RouteTemplates(fastapi)
         self._propagator = TraceContextTextMapPropagator()
+        self._in_progress = 0
+        metrics.http_requests_in_progress.set_function(lambda: self._in_progress)
         metrics.expect(known_routes(fastapi))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,29 +75,29 @@ class Telemetry:
         if scope["type"] == "lifespan":
             await self.fastapi(scope, receive, send)
             return
-        token = correlation.correlation_id.set(correlation.accept(_header(scope, _HEADER)))
+        sent = RequestHeaders(scope)
+        token = correlation.correlation_id.set(correlation.accept(sent.correlation_id))
         try:
             if scope["type"] == "websocket":
                 await self.fastapi(scope, receive, send)
             elif scope["path"] in PROBES:
                 await self._app(scope, receive, Exchange(scope, receive, send).send)
             else:
-                await self._request(scope, receive, send)
+                await self._request(Exchange(scope, receive, send), sent)
         finally:
             correlation.correlation_id.reset(token)
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
-        parent = self._propagator.extract(scope, getter=_HEADERS)
-        name = exchange.span_name()
-        attributes = _request_attributes(scope, exchange.method)
-        span = self.tracing.tracer.start_span(name, parent, SpanKind.SERVER, attributes=attributes)
+    async def _request(self, exchange: "Exchange", sent: "RequestHeaders") -> None:
+        parent = self._propagator.extract(exchange.scope, getter=_HEADERS) if sent.has_traceparent else _ROOT
+        span = self.tracing.tracer.start_span(exchange.span_name(), parent, SpanKind.SERVER)
+        if span.is_recording():
+            span.set_attributes(_request_attributes(exchange, sent))
         context = otel_context.attach(set_span_in_context(span, parent))
-        self.metrics.http_requests_in_progress.inc()
+        self._in_progress += 1
         try:
             await self._answer(exchange, span)
         finally:
-            self.metrics.http_requests_in_progress.dec()
+            self._in_progress -= 1
             try:
                 self._settle(exchange, span)
             finally:
@@ -128,7 +134,7 @@ class Telemetry:
         span_context = span.get_span_context()
         exemplar = {"trace_id": format_trace_id(span_context.trace_id)} if span_context.trace_flags.sampled else None
         series = self.metrics.requests(method, route, status)
-        series.total.inc(exemplar=exemplar)
+        series.total.inc(1, exemplar)
         series.duration.observe(seconds, exemplar)
         if broken_by:
             self.metrics.http_responses_incomplete.labels(method, route, broken_by).inc()
@@ -160,11 +166,13 @@ class Exchange:
     `broken_by` is what kept the response from its end: `error`, `disconnect` (the client left) or `cancelled`.
     """
 
+    __slots__ = ("_began", "_ended", "_receive", "_send", "broken_by", "complete", "method", "scope", "status")
+
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
         self.scope = scope
-        self.method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+        self.method: str = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
         self.status: int | None = None
         self.complete = False
         self.broken_by: str | None = None
@@ -180,19 +188,20 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass on what the client gets, with the headers that every response has."""
+        if not self.complete and client_has_left(self.scope):
+            self.broken_by = "disconnect"
         if message["type"] == "http.response.start":
             # What is sent to a client that has left is an echo of its leaving.
             if self.broken_by is None:
                 self.status = message["status"]
-            current = correlation.correlation_id.get() or ""
             message["headers"] = [
                 *message.get("headers", ()),
-                (_HEADER, current.encode()),
+                (_HEADER, (correlation.correlation_id.get() or "").encode()),
                 *security.headers(self.scope),
             ]
-        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+        elif not message.get("more_body", False) and message["type"] == "http.response.body":
             # Before sending: a client that has the whole response may leave before `send` returns.
-            self.complete = True
+            self.complete = self.broken_by is None
         try:
             await self._send(message)
         except asyncio.CancelledError:
@@ -268,20 +277,39 @@ def known_routes(fastapi: FastAPI) -> Iterator[tuple[str, str]]:
                 yield method, route.path
 
 
-def _request_attributes(scope: Scope, method: str) -> dict[str, Any]:
+class RequestHeaders:
+    """What telemetry reads of a request's header, found in one pass."""
+
+    __slots__ = ("correlation_id", "has_traceparent", "user_agent")
+
+    def __init__(self, scope: Scope) -> None:
+        self.correlation_id: bytes | None = None
+        self.has_traceparent = False
+        self.user_agent: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == b"user-agent":
+                self.user_agent = value
+            elif name == b"traceparent":
+                self.has_traceparent = True
+            elif name == _HEADER:
+                # Sent twice, it says nothing: the empty one is not valid.
+                self.correlation_id = value if self.correlation_id is None else b""
+
+
+def _request_attributes(exchange: Exchange, sent: RequestHeaders) -> dict[str, Any]:
     """What is known when a request arrives (HTTP semantic conventions 1.44, server spans)."""
+    scope = exchange.scope
     server = scope.get("server")
-    agent = _header(scope, b"user-agent")
     attributes = {
-        "http.request.method": method,
-        "http.request.method_original": scope["method"] if method == OTHER_METHOD else None,
+        "http.request.method": exchange.method,
+        "http.request.method_original": scope["method"] if exchange.method == OTHER_METHOD else None,
         "url.path": scope["path"],
         "url.scheme": scope["scheme"],
         "network.protocol.version": scope["http_version"],
         "client.address": _host(scope.get("client")),
         "server.address": _host(server),
         "server.port": server[1] if server else None,
-        "user_agent.original": agent.decode("latin-1") if agent else None,
+        "user_agent.original": sent.user_agent.decode("latin-1") if sent.user_agent else None,
         "correlation_id": correlation.correlation_id.get(),
     }
     return {name: value for name, value in attributes.items() if value is not None}
@@ -289,12 +317,6 @@ def _request_attributes(scope: Scope, method: str) -> dict[str, Any]:
 
 def _host(address: tuple[str, int] | None) -> str | None:
     return address[0] if address else None
-
-
-def _header(scope: Scope, name: bytes) -> bytes | None:
-    """The value of a header that must stand alone: sent twice, it says nothing."""
-    values = [value for key, value in scope["headers"] if key == name]
-    return values[0] if len(values) == 1 else None
 
 
 class _Headers(Getter[Scope]):
