@@ -1,111 +1,228 @@
 """Logs: one JSON object a line on stdout, whoever wrote it.
 
-structlog renders the service's own events; the standard library's loggers (uvicorn's among them) go through the same
-processors. Lines are written by a thread of their own, so a slow reader of stdout never stops the event loop.
+structlog takes the service's own events; the standard library's loggers (uvicorn's among them) end in the same lines.
+No log call raises, whatever its arguments, and none waits for the reader of stdout.
 """
 
-import json
 import logging
+import math
 import os
-import queue
-import re
 import sys
-import threading
-import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import structlog
 from opentelemetry import trace
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, WrappedLogger
 
 from app.core.config import FACTS, Settings
 from app.core.correlation import correlation_id
-
-_SECRET_KEY = re.compile(
-    r"password|passwd|secret|token|authorization|cookie|api[-_]?key|private[-_]?key", re.IGNORECASE
-)
-_URL_PASSWORD = re.compile(r"(://[^/@:\s]*):[^/@\s]+@")
-_REDACTED = "[redacted]"
+from app.core.line_writer import LineWriter
+from app.core.redaction import REDACTED, is_secret, is_worth_hiding, may_need_care, plain, text, traceback_text
 
 STDOUT = 1
 
-# Deeper than any value worth logging, and an end for those that contain themselves.
-_DEPTH = 10
+# In bytes: about 20 000 access lines.
+_WAITING = 8 * 2**20
+
+# In bytes. Loki takes 256 KiB.
+_LONGEST_LINE = 128 * 2**10
 
 
-class LineWriter:
-    """Writes lines to a file descriptor from its own thread; memory is bounded, what does not fit is counted.
+def configure_logging(settings: Settings, dropped: Callable[[int], None], descriptor: int = STDOUT) -> LineWriter:
+    """Route every log line of this process to one writer, which the caller closes last.
 
     Args:
-        descriptor: where lines go, 1 for stdout.
-        capacity: how many lines may wait; about 10 MB at the length of an access line.
-        dropped: called once for each line that did not fit.
+        settings: the level, and the facts that every line carries.
+        dropped: counts lines that were lost.
+        descriptor: the file descriptor to write to.
+    """
+    if descriptor == STDOUT and sys.stdout is None:
+        # Started without one (`>&-`): the number would soon mean some client's connection.
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+    writer = LineWriter(descriptor, _WAITING, dropped)
+    level = logging.getLevelNamesMapping()[settings.log_level]
+    lines = Lines(settings)
+    structlog.configure(
+        processors=[lines.render],
+        wrapper_class=bound_logger(level),
+        logger_factory=lambda *_: writer,
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Handler(lines, writer)], level=level, force=True)
+    logging.captureWarnings(capture=True)
+    logging.getLogger("uvicorn.error").addFilter(_NotTwice())
+    return writer
+
+
+class Lines:
+    """Renders events as lines.
+
+    Args:
+        settings: the facts that every line carries.
     """
 
-    def __init__(self, descriptor: int, capacity: int, dropped: Callable[[], None]) -> None:
-        self._descriptor = descriptor
-        self._capacity = capacity
-        self._dropped = dropped
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-        self._thread.start()
+    def __init__(self, settings: Settings) -> None:
+        self._constant = {
+            "service": FACTS.service.name,
+            "environment": settings.environment.value,
+            "version": settings.service_version,
+        }
 
-    def write(self, line: bytes) -> None:
-        """Queue one line, without its newline. Never blocks, never raises."""
-        if self._lines.qsize() < self._capacity:
-            self._lines.put(line)
-        else:
-            self._dropped()
+    def render(self, _: WrappedLogger, level: str, event: EventDict) -> bytes:
+        """One line of JSON; the last of structlog's processors. Never raises."""
+        try:
+            return self._render(level, structlog.contextvars.merge_contextvars(None, level, event))
+        except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it is given
+            return self._render("error", {"event": "a log line could not be rendered", "error": type(error).__name__})
 
-    def close(self, timeout: float) -> None:
-        """Write what waits, for at most `timeout` seconds."""
-        self._lines.put(None)
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        open_ = True
-        while open_:
-            lines = [self._lines.get()]
-            while not self._lines.empty():
-                lines.append(self._lines.get())
-            open_ = None not in lines
-            block = memoryview(b"".join(line + b"\n" for line in lines if line is not None))
-            while block:
-                try:
-                    block = block[os.write(self._descriptor, block) :]
-                except BlockingIOError:
-                    time.sleep(0.01)
-                except OSError:
-                    # The reader is gone. Of a line that was written in part, nothing useful arrived.
-                    for _ in range(bytes(block).count(b"\n")):
-                        self._dropped()
-                    break
+    def _render(self, level: str, event: EventDict) -> bytes:
+        span = trace.get_current_span().get_span_context()
+        line: dict[str, Any] = {
+            "timestamp": datetime.now(UTC),
+            "level": level.upper(),
+            **self._constant,
+            "event": _shown(event.pop("event", "")),
+            "correlation_id": _shown(event.pop("correlation_id", None)) or correlation_id.get(),
+            "trace_id": format(span.trace_id, "032x") if span.is_valid else None,
+            "span_id": format(span.span_id, "016x") if span.is_valid else None,
+        }
+        error = event.pop("exc_info", None)
+        for name, value in event.items():
+            # A name that the schema has is taken; the value of a call that uses it is kept beside it.
+            free = f"{name}_" if name in line else name
+            line[free] = REDACTED if is_secret(name) and is_worth_hiding(name, value) else _shown(value)
+        if error:
+            line["exception"] = _traceback(error)
+        return _json(line)
 
 
-class _WriterLogger:
-    """The end of structlog's chain: a logger whose every method takes the rendered line."""
+def _shown(value: Any) -> Any:
+    """What of a value is shown; quick for what most values are."""
+    kind = type(value)
+    if kind is str:
+        return text(value) if may_need_care(value) else value
+    if kind is int or kind is bool or value is None or (kind is float and math.isfinite(value)):
+        return value
+    return plain(value)
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
-        self.msg = write
 
-    debug = info = warning = error = critical = log = exception = property(lambda self: self.msg)
+def _traceback(error: Any) -> str:
+    """The traceback with its causes. It holds no local variables: those are where the secrets are."""
+    if isinstance(error, tuple):
+        error = error[1]
+    elif not isinstance(error, BaseException):
+        error = sys.exception()
+    return traceback_text("".join(traceback.format_exception(error)))
 
 
-class _StandardHandler(logging.Handler):
-    """Sends the standard library's log records down the same chain."""
+def _json(line: dict[str, Any]) -> bytes:
+    try:
+        rendered = orjson.dumps(line, option=orjson.OPT_UTC_Z)
+    except TypeError:
+        # Integers beyond 64 bits, lone surrogates.
+        rendered = None
+    if rendered and len(rendered) <= _LONGEST_LINE:
+        return rendered
+    return orjson.dumps(plain({**line, "timestamp": f"{line['timestamp']:%Y-%m-%dT%H:%M:%S.%fZ}"}))
 
-    def __init__(self, formatter: logging.Formatter, write: Callable[[bytes], None]) -> None:
+
+def bound_logger(minimum: int) -> type[structlog.BoundLoggerBase]:
+    """What `structlog.make_filtering_bound_logger` makes, except that no call raises, and none needs another thread.
+
+    Args:
+        minimum: the lowest level that is written.
+    """
+
+    def log(self: Any, level: int, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
+        if level >= minimum:
+            _log(self, logging.getLevelName(level).lower(), event, arguments, fields)
+
+    async def alog(self: Any, level: int, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
+        log(self, level, event, *arguments, **fields)
+
+    methods: dict[str, Any] = {"log": log, "alog": alog}
+    for name, level in _LEVELS.items():
+        methods[name], methods[f"a{name}"] = _methods(name) if level >= minimum else (_nothing, _anothing)
+    return type("BoundLogger", (structlog.BoundLoggerBase,), methods)
+
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+
+
+def _methods(name: str) -> tuple[Callable[..., None], Callable[..., Awaitable[None]]]:
+    level = "error" if name == "exception" else name
+
+    def log(self: Any, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
+        if name == "exception":
+            fields.setdefault("exc_info", True)
+        _log(self, level, event, arguments, fields)
+
+    async def alog(self: Any, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
+        log(self, event, *arguments, **fields)
+
+    return log, alog
+
+
+def _log(logger: Any, level: str, event: Any, arguments: tuple[Any, ...], fields: dict[str, Any]) -> None:
+    """Render one event, and write it unless a processor drops it."""
+    if event is None:
+        event = fields.pop("event", "")
+    elif "event" in fields:
+        fields["event_"] = fields.pop("event")
+    if arguments:
+        event = _formatted(event, arguments, fields)
+    try:
+        (line,), _ = logger._process_event(level, event, fields)  # noqa: SLF001 - structlog's "Custom wrappers"
+    except structlog.DropEvent:
+        return
+    logger._logger.write(line)  # noqa: SLF001 - likewise
+
+
+def _formatted(event: Any, arguments: Any, fields: dict[str, Any]) -> Any:
+    """The event with its arguments in place; those that do not fit become a field."""
+    try:
+        return event % (arguments[0] if len(arguments) == 1 and isinstance(arguments[0], Mapping) else arguments)
+    except Exception:  # noqa: BLE001 - an argument's `__str__` may do anything
+        fields["arguments"] = arguments
+        return event
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Do nothing: the level is too low."""
+
+
+async def _anothing(*_: Any, **__: Any) -> None:
+    """Do nothing: the level is too low."""
+
+
+class _Handler(logging.Handler):
+    """Sends the standard library's log records down the same way."""
+
+    def __init__(self, lines: Lines, writer: LineWriter) -> None:
         super().__init__()
-        self.setFormatter(formatter)
-        self._write = write
+        self._lines = lines
+        self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {"logger": record.name}
         try:
-            self._write(self.format(record).encode("utf-8", "backslashreplace"))
-        except Exception:  # noqa: BLE001 - logging.Handler's contract
-            self.handleError(record)
+            fields["event"] = record.getMessage()
+        except Exception:  # noqa: BLE001 - an argument's `__str__` may do anything
+            fields |= {"event": record.msg, "arguments": record.args}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info
+        self._writer.write(self._lines.render(None, record.levelname, fields))
 
 
 class _NotTwice(logging.Filter):
@@ -113,108 +230,3 @@ class _NotTwice(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.msg != "ASGI callable returned without completing response."
-
-
-def configure_logging(settings: Settings, dropped: Callable[[], None], descriptor: int = STDOUT) -> LineWriter:
-    """Route every log line of this process to one writer, which the caller closes last.
-
-    Args:
-        settings: the level, and the facts that every line carries.
-        dropped: counts a line that was lost.
-        descriptor: the file descriptor to write to.
-    """
-    if descriptor == STDOUT and sys.stdout is None:
-        # Started without one (`>&-`): the number would soon mean some client's connection.
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-    writer = LineWriter(descriptor, capacity=20_000, dropped=dropped)
-    level = logging.getLevelNamesMapping()[settings.log_level]
-    chain = processors(settings)
-    structlog.configure(
-        processors=[*chain, render],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _WriterLogger(writer.write),
-        cache_logger_on_first_use=True,
-    )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.add_log_level],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            *chain,
-            lambda logger, method, event: render(logger, method, event).decode(),
-        ],
-    )
-    logging.basicConfig(handlers=[_StandardHandler(formatter, writer.write)], level=level, force=True)
-    logging.captureWarnings(capture=True)
-    logging.getLogger("uvicorn.error").addFilter(_NotTwice())
-    return writer
-
-
-def processors(settings: Settings) -> list[Processor]:
-    """What happens to every event before it is rendered."""
-    constant = {
-        "service": FACTS.service.name,
-        "environment": settings.environment.value,
-        "version": settings.service_version,
-    }
-
-    def in_order(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        """Put the fields of the schema first, and add the ids of the request and the span the event belongs to."""
-        span = trace.get_current_span().get_span_context()
-        return {
-            "timestamp": event.pop("timestamp"),
-            "level": event.pop("level", method).upper(),
-            **constant,
-            "event": event.pop("event", ""),
-            "correlation_id": event.pop("correlation_id", None) or correlation_id.get(),
-            "trace_id": trace.format_trace_id(span.trace_id) if span.is_valid else None,
-            "span_id": trace.format_span_id(span.span_id) if span.is_valid else None,
-            # A name that the schema has is taken; the value of a call that uses it is kept beside it.
-            **{f"{key}_" if key in constant else key: value for key, value in event.items()},
-        }
-
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # Tracebacks hold no local variables: those are where the secrets are.
-        structlog.processors.format_exc_info,
-        in_order,
-        redact,
-    ]
-
-
-def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Hide values under telling keys, at any depth, and passwords inside URLs."""
-    return {key: _redacted(key, value) for key, value in event.items()}
-
-
-def _redacted(key: object, value: Any, depth: int = 0) -> Any:
-    if isinstance(key, str) and _SECRET_KEY.search(key):
-        return _REDACTED
-    if isinstance(value, str):
-        return _URL_PASSWORD.sub(rf"\1:{_REDACTED}@", value) if "://" in value else value
-    if depth == _DEPTH:
-        return "..."
-    if isinstance(value, dict):
-        return {inner: _redacted(inner, item, depth + 1) for inner, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redacted(None, item, depth + 1) for item in value]
-    return value
-
-
-def render(_: WrappedLogger, __: str, event: EventDict) -> bytes:
-    """One line of JSON. A value that cannot be serialised is shown by its `repr`; this never raises."""
-    try:
-        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:
-        # Integers beyond 64 bits, lone surrogates, circular references: rare, so the slow way is good enough.
-        return json.dumps({str(key): _plain(value) for key, value in event.items()}).encode()
-
-
-def _plain(value: object) -> object:
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    try:
-        return repr(value)
-    except Exception as error:  # noqa: BLE001 - a log call must not fail because a value does
-        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
