@@ -6,31 +6,25 @@ another task, where context variables get lost.
 """
 
 import asyncio
-from collections.abc import Iterator
-from functools import cached_property
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from fastapi.routing import iter_route_contexts
 from opentelemetry import context as otel_context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.requests import ClientDisconnect
-from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.health import PROBES
 from app.core import correlation, errors, security
 from app.core.config import Settings
 from app.core.metrics import Metrics
+from app.core.route_templates import UNMATCHED, RouteTemplates, known_routes
 from app.core.tracing import Tracing
-
-# One label for every path that no route knows; the path itself would be a series for each scanner's guess.
-UNMATCHED = "__unmatched__"
 
 # RFC 9110, section 9 and RFC 5789; anything else is `_OTHER`, as in the HTTP semantic conventions.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -121,8 +115,9 @@ class Telemetry:
 
     def _settle(self, exchange: "Exchange", span: Span) -> None:
         """Write down one finished request, everywhere with the same words."""
-        method, route, broken_by = exchange.method, self._routes.find(exchange.scope), exchange.broken_by
+        method, broken_by = exchange.method, exchange.broken_by
         seconds, status = exchange.seconds(), exchange.final_status()
+        route = self._routes.find(exchange.scope, status)
         failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR or broken_by == "error"
 
         span_context = span.get_span_context()
@@ -215,57 +210,6 @@ class Exchange:
     def span_name(self, route: str = "") -> str:
         """Method and route (HTTP semantic conventions, "Name")."""
         return f"{'HTTP' if self.method == OTHER_METHOD else self.method} {route}".rstrip()
-
-
-class RouteTemplates:
-    """Finds the template of the route that served a request, for example `/api/v1/items/{item_id}`.
-
-    FastAPI keeps the template with the prefixes of included routers under a private key of its own, and
-    `scope["route"]` without them (since 0.137). Plain Starlette routes and mounts leave only their endpoint, hence the
-    table. What is in none of these is `UNMATCHED`: a label must never come from a client.
-    """
-
-    def __init__(self, fastapi: FastAPI) -> None:
-        self._fastapi = fastapi
-
-    @cached_property
-    def _by_endpoint(self) -> dict[int, str]:
-        templates: dict[int, str] = {}
-        for route in self._fastapi.routes:
-            match route:
-                case Mount():
-                    endpoint, template = id(route.app), f"{route.path}/{{path}}"
-                case Route():
-                    endpoint, template = id(route.endpoint), route.path
-                case _:
-                    continue
-            # Under two paths, an endpoint does not tell which of them was asked for.
-            templates[endpoint] = UNMATCHED if endpoint in templates else template
-        return templates
-
-    @cached_property
-    def _mount_paths(self) -> frozenset[str]:
-        return frozenset(route.path for route in self._fastapi.routes if isinstance(route, Mount)) | {""}
-
-    def find(self, scope: Scope) -> str:
-        """The template, once the application has handled the request."""
-        route = scope.get("route")
-        if route is None or isinstance(route, Mount):
-            return self._by_endpoint.get(id(scope.get("endpoint")), UNMATCHED)
-        # A mounted application knows nothing of its prefix; the one in the scope is the client's spelling of it.
-        prefix = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
-        if prefix not in self._mount_paths:
-            return UNMATCHED
-        included = scope.get("fastapi", {}).get("effective_route_context")
-        return f"{prefix}{route.path if included is None else included.path}"
-
-
-def known_routes(fastapi: FastAPI) -> Iterator[tuple[str, str]]:
-    """Method and template of each route, probes and mounts excluded."""
-    for route in iter_route_contexts(fastapi.routes):
-        for method in getattr(route, "methods", None) or ():
-            if route.path and route.path not in PROBES and method != "HEAD":
-                yield method, route.path
 
 
 def _request_attributes(scope: Scope, method: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.correlation import correlation_id
-from app.core.telemetry import UNMATCHED, Exchange, Telemetry
+from app.core.route_templates import UNMATCHED
+from app.core.telemetry import Exchange, Telemetry
 from tests.support import ROOT, client_of
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -112,16 +113,16 @@ KINDS = [
     Kind("nested routers", "/outer/inner/a", "/outer/inner/{word}"),
     Kind("mounted application", "/sub/x/a", "/sub/x/{word}"),
     Kind("unknown path of a mounted application", "/sub/nowhere", "/sub/{path}", 404),
-    Kind("unknown path of an application mounted twice", "/two/nowhere", UNMATCHED, 404),
+    Kind("unknown path of an application mounted twice", "/two/nowhere", "/two/{path}", 404),
     Kind("application mounted twice", "/two/x/a", "/two/x/{word}"),
     Kind("static file", "/static/service.toml", "/static/{path}"),
-    Kind("mount whose path varies", "/tenant/a/x/b", UNMATCHED),
+    Kind("mount whose path varies", "/tenant/a/x/b", "/tenant/{tenant}/x/{word}"),
     Kind("route of a mounted router", "/routes/x", "/routes/x"),
     Kind("unknown path of a mounted router", "/routes/nowhere", "/routes/{path}", 404),
     Kind("head", "/", "/", method="HEAD"),
     Kind("raw application", "/raw/a/b", "/raw/{path}"),
     Kind("unknown path", "/nowhere", UNMATCHED, 404),
-    Kind("slash redirect", "/plain/a/", UNMATCHED, 307),
+    Kind("slash redirect", "/plain/a/", "/plain/{word}", 307),
     Kind("method that the route lacks", "/plain/a", "/plain/{word}", 405, "DELETE"),
     Kind("method that nobody knows", "/plain/a", "/plain/{word}", 405, "BREW", label="_OTHER"),
     Kind("stream", "/stream", "/stream"),
@@ -294,7 +295,7 @@ async def test_a_bug_is_told_even_when_the_client_has_left(app: Telemetry) -> No
 async def test_a_fault_of_telemetry_itself_leaves_no_request_in_progress(
     app: Telemetry, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(scope: Scope) -> str:
+    def fail(scope: Scope, status: int) -> str:
         raise RuntimeError("no label")
 
     monkeypatch.setattr(app._routes, "find", fail)
