@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -23,14 +24,14 @@ from app.api.health import PROBES
 from app.core import correlation, errors, security
 from app.core.config import Settings
 from app.core.metrics import Metrics
-from app.core.route_templates import UNMATCHED, RouteTemplates, known_routes
+from app.core.route_templates import UNMATCHED, RouteTemplates, known_routes, known_websockets
 from app.core.tracing import Tracing
+from app.core.websocket import METHOD as HANDSHAKE_METHOD
+from app.core.websocket import WebSockets
 
 # RFC 9110, section 9 and RFC 5789; anything else is `_OTHER`, as in the HTTP semantic conventions.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 OTHER_METHOD = "_OTHER"
-
-CLIENT_CLOSED_REQUEST = 499
 
 _HEADER = correlation.HEADER.lower().encode()
 
@@ -56,7 +57,9 @@ class Telemetry:
         self.tracing = tracing
         self._routes = RouteTemplates(fastapi)
         self._propagator = TraceContextTextMapPropagator()
+        self._websockets = WebSockets(fastapi, metrics, self._routes, self._begin, self._settle)
         metrics.expect(known_routes(fastapi))
+        metrics.expect(((HANDSHAKE_METHOD, route) for route in known_websockets(fastapi)), (101, 500))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI 3.0)."""
@@ -66,7 +69,7 @@ class Telemetry:
         token = correlation.correlation_id.set(correlation.accept(_header(scope, _HEADER)))
         try:
             if scope["type"] == "websocket":
-                await self.fastapi(scope, receive, send)
+                await self._websockets(scope, receive, send)
             elif scope["path"] in PROBES:
                 await self._app(scope, receive, Exchange(scope, receive, send).send)
             else:
@@ -76,21 +79,26 @@ class Telemetry:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
-        parent = self._propagator.extract(scope, getter=_HEADERS)
-        name = exchange.span_name()
-        attributes = _request_attributes(scope, exchange.method)
-        span = self.tracing.tracer.start_span(name, parent, SpanKind.SERVER, attributes=attributes)
-        context = otel_context.attach(set_span_in_context(span, parent))
+        span, current = self._begin(scope, exchange.method)
+        context = otel_context.attach(current)
         self.metrics.http_requests_in_progress.inc()
         try:
             await self._answer(exchange, span)
         finally:
             self.metrics.http_requests_in_progress.dec()
             try:
-                self._settle(exchange, span)
+                status, seconds = exchange.final_status(), exchange.seconds()
+                self._settle(scope, exchange.method, span, status, seconds, exchange.broken_by)
             finally:
                 span.end()
                 otel_context.detach(context)
+
+    def _begin(self, scope: Scope, method: str) -> tuple[Span, Context]:
+        """Start the span of a request; it is current in the context."""
+        parent = self._propagator.extract(scope, getter=_HEADERS)
+        attributes = _request_attributes(scope, method)
+        span = self.tracing.tracer.start_span(_span_name(method), parent, SpanKind.SERVER, attributes=attributes)
+        return span, set_span_in_context(span, parent)
 
     async def _answer(self, exchange: "Exchange", span: Span) -> None:
         """Let the application answer, and note what kept it from doing so."""
@@ -113,11 +121,11 @@ class Telemetry:
                 exchange.broken_by = "cancelled"
             raise
 
-    def _settle(self, exchange: "Exchange", span: Span) -> None:
+    def _settle(  # noqa: PLR0913, PLR0917 - these are the words
+        self, scope: Scope, method: str, span: Span, status: int, seconds: float, broken_by: str | None
+    ) -> None:
         """Write down one finished request, everywhere with the same words."""
-        method, broken_by = exchange.method, exchange.broken_by
-        seconds, status = exchange.seconds(), exchange.final_status()
-        route = self._routes.find(exchange.scope, status)
+        route = self._routes.find(scope, status)
         failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR or broken_by == "error"
 
         span_context = span.get_span_context()
@@ -131,18 +139,18 @@ class Telemetry:
         (log.error if failed else log.info)(
             "request",
             method=method,
-            path=exchange.scope["path"],
+            path=scope["path"],
             route=route,
             status=status,
             duration_ms=round(seconds * 1000, 3),
-            client=_host(exchange.scope.get("client")),
+            client=_host(scope.get("client")),
             **({"incomplete": broken_by} if broken_by else {}),
         )
 
         if span.is_recording():
             span.set_attribute("http.response.status_code", status)
             if route != UNMATCHED:
-                span.update_name(exchange.span_name(route))
+                span.update_name(_span_name(method, route))
                 span.set_attribute("http.route", route)
             if failed:
                 span.set_status(StatusCode.ERROR)
@@ -205,11 +213,12 @@ class Exchange:
         """The status that was sent. Without one: 499 (nginx's) if the client left, else what it would have got."""
         if self.status is not None:
             return self.status
-        return CLIENT_CLOSED_REQUEST if self.broken_by == "disconnect" else HTTPStatus.INTERNAL_SERVER_ERROR
+        return errors.CLIENT_CLOSED_REQUEST if self.broken_by == "disconnect" else HTTPStatus.INTERNAL_SERVER_ERROR
 
-    def span_name(self, route: str = "") -> str:
-        """Method and route (HTTP semantic conventions, "Name")."""
-        return f"{'HTTP' if self.method == OTHER_METHOD else self.method} {route}".rstrip()
+
+def _span_name(method: str, route: str = "") -> str:
+    """Method and route (HTTP semantic conventions, "Name")."""
+    return f"{'HTTP' if method == OTHER_METHOD else method} {route}".rstrip()
 
 
 def _request_attributes(scope: Scope, method: str) -> dict[str, Any]:
