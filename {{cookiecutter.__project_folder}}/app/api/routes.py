@@ -177,7 +177,7 @@ IfMatch = Annotated[list[str] | SkipJsonSchema[None], Header()]
 IfNoneMatch = Annotated[list[str] | SkipJsonSchema[None], Header()]
 
 
-# Read by hand where every microsecond counts: as parameters, FastAPI takes 20 us for a header and 18 us for a dependency.
+# Reads take this header and the store from the request: as a parameter, a header costs 20 us, and a dependency 18 us.
 CONDITIONAL: dict[str, Any] = {
     "parameters": [
         {
@@ -255,9 +255,7 @@ async def create_item(request: Request, body: ItemIn) -> Response:
     return document(ItemOut.of(item), {"ETag": etag(item), "Location": f"{PATH}/{item.id}"}, status.HTTP_201_CREATED)
 
 
-@router.get(
-    "/{item_id}", response_model=ItemOut, responses=responses(404) | NOT_MODIFIED, openapi_extra=CONDITIONAL
-)
+@router.get("/{item_id}", response_model=ItemOut, responses=responses(404) | NOT_MODIFIED, openapi_extra=CONDITIONAL)
 async def read_item(request: Request, item_id: UUID) -> Response:
     """Read an item."""
     item = await items_of(request).get(item_id)

@@ -16,6 +16,9 @@ from app.core.correlation import correlation_id
 
 MEDIA_TYPE = "application/problem+json"
 
+# nginx's status for a client that left before it had one: seen in telemetry, never sent.
+CLIENT_CLOSED_REQUEST = 499
+
 
 class InvalidField(BaseModel):
     """One thing wrong with a request: a place in its body, or a parameter of its path, query or headers."""

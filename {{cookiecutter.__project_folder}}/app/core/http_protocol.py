@@ -99,18 +99,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = True
         self._steps += 1
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header field, but no trailer: uvicorn would add it to the header of a request under way."""
-        if self._in_head:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Begin the request, unless it offers an upgrade that nobody here speaks.
 
         Raises:
             ValueError: it is for a proxy (RFC 9110, section 9.3.6), or names no host, or two (RFC 9112, section 3.2).
         """
-        hosts = sum(name == b"host" for name, _ in self.headers)
+        hosts = [name for name, _ in self.headers].count(b"host")
         if self.parser.get_method() == b"CONNECT" or (hosts != 1 and self.parser.get_http_version() == "1.1"):
             raise ValueError("the parser turns this into its own error")
         # A response that ended while this head arrived has begun to count idleness.
@@ -118,9 +113,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         self._steps += 1
         self._be_patient()
-        self._declines_upgrade = self.parser.should_upgrade() and not self._should_upgrade()
+        offers_upgrade = self.parser.should_upgrade()
+        self._declines_upgrade = offers_upgrade and not self._should_upgrade()
         if not self._declines_upgrade:
             super().on_headers_complete()
+        if not offers_upgrade:
+            # What comes now are trailers: uvicorn would add them to the header of the request under way.
+            self.headers = []
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -155,7 +154,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begin a request, and let it know whether its client is still there: uvicorn tells only who waits for that."""
         self._running = cycle
-        cycle.scope["extensions"] = {_CONNECTION: cycle}  # type: ignore[typeddict-item]
+        cycle.scope["extensions"] = {_CONNECTION: cycle}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, app)
 
     def _parse_without_upgrade(self, rest: bytes) -> None:

@@ -82,6 +82,7 @@ class Metrics:
             ["method", "route", "reason"],
             registry=registry,
         )
+        self.websocket_connections = Gauge("websocket_connections", "WebSockets that are open now.", registry=registry)
         self.http_requests_shed = Counter(
             "http_requests_shed_total",
             "Requests refused because too many were being answered.",
@@ -138,10 +139,10 @@ class Metrics:
 
         self.requests: Callable[[str, str, int], RequestSeries] = cache(self._request_series)
 
-    def expect(self, routes: Iterable[tuple[str, str]]) -> None:
+    def expect(self, routes: Iterable[tuple[str, str]], statuses: tuple[int, int] = (200, 500)) -> None:
         """Let each (method, route) have series before its first request: ratios then have data from the start."""
         for method, route in routes:
-            for status in (200, 500):
+            for status in statuses:
                 self.requests(method, route, status)
             self.http_responses_incomplete.labels(method, route, "error")
 

@@ -51,7 +51,8 @@ _ITEM = re.compile(
 )
 # In prose, `token: ...` is more often about a token than one; a name with a hyphen is a header.
 _HEADER = re.compile(
-    r"(?<![\w-])([\w-]++(?:(?<=authorization)|(?<=cookie)|(?<=-token)|(?<=-secret)|(?<=api-key)):)[^\r\n\"']++", re.IGNORECASE
+    r"(?<![\w-])([\w-]++(?:(?<=authorization)|(?<=cookie)|(?<=-token)|(?<=-secret)|(?<=api-key)):)[^\r\n\"']++",
+    re.IGNORECASE,
 )
 
 
@@ -67,7 +68,9 @@ def is_secret(name: str) -> bool:
 
 def is_worth_hiding(name: str, value: object) -> bool:
     """Whether a value under a secret's name is one: a number of tokens is none, nor is the lack of a password."""
-    return not (value is None or isinstance(value, bool) or (isinstance(value, int) and name.lower().endswith("tokens")))
+    return not (
+        value is None or isinstance(value, bool) or (isinstance(value, int) and name.lower().endswith("tokens"))
+    )
 
 
 def _hides(name: str, value: object) -> bool:

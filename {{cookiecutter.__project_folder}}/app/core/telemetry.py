@@ -6,22 +6,20 @@ another task, where context variables get lost.
 """
 
 import asyncio
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Awaitable
+from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from fastapi.routing import iter_route_contexts
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace import Span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.requests import ClientDisconnect
-from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.health import PROBES
@@ -29,22 +27,15 @@ from app.core import correlation, errors, security
 from app.core.config import Settings
 from app.core.http_protocol import client_has_left
 from app.core.metrics import Metrics
-from app.core.tracing import Tracing
-
-# One label for every path that no route knows; the path itself would be a series for each scanner's guess.
-UNMATCHED = "__unmatched__"
-
-# RFC 9110, section 9 and RFC 5789; anything else is `_OTHER`, as in the HTTP semantic conventions.
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
-OTHER_METHOD = "_OTHER"
-
-CLIENT_CLOSED_REQUEST = 499
+from app.core.request_record import METHODS, OTHER_METHOD, Recorder, RequestRecord, span_name
+from app.core.route_templates import RouteTemplates, known_routes, known_websockets
+from app.core.tracing import NO_PARENT, Tracing
+from app.core.websocket import METHOD as HANDSHAKE_METHOD
+from app.core.websocket import WebSockets
 
 _HEADER = correlation.HEADER.lower().encode()
 
 log = structlog.get_logger()
-
-_ROOT = Context()
 
 
 class Telemetry:
@@ -64,100 +55,62 @@ class Telemetry:
         self.settings = settings
         self.metrics = metrics
         self.tracing = tracing
-        self._routes = RouteTemplates(fastapi)
         self._propagator = TraceContextTextMapPropagator()
-        self._in_progress = 0
-        metrics.http_requests_in_progress.set_function(lambda: self._in_progress)
+        routes = RouteTemplates(fastapi)
+        self._recorder = Recorder(metrics, routes)
+        self._websockets = WebSockets(fastapi, metrics, routes, self._begin, self._recorder.end)
         metrics.expect(known_routes(fastapi))
+        metrics.expect(((HANDSHAKE_METHOD, route) for route in known_websockets(fastapi)), (101, 500))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI 3.0)."""
         if scope["type"] == "lifespan":
             await self.fastapi(scope, receive, send)
             return
-        sent = RequestHeaders(scope)
-        token = correlation.correlation_id.set(correlation.accept(sent.correlation_id))
+        token = correlation.correlation_id.set(correlation.accept(sole_header(scope, _HEADER)))
         try:
             if scope["type"] == "websocket":
-                await self.fastapi(scope, receive, send)
+                await self._websockets(scope, receive, send)
             elif scope["path"] in PROBES:
                 await self._app(scope, receive, Exchange(scope, receive, send).send)
             else:
-                await self._request(Exchange(scope, receive, send), sent)
+                await self._request(Exchange(scope, receive, send))
         finally:
             correlation.correlation_id.reset(token)
 
-    async def _request(self, exchange: "Exchange", sent: "RequestHeaders") -> None:
-        parent = self._propagator.extract(exchange.scope, getter=_HEADERS) if sent.has_traceparent else _ROOT
-        span = self.tracing.tracer.start_span(exchange.span_name(), parent, SpanKind.SERVER)
-        if span.is_recording():
-            span.set_attributes(_request_attributes(exchange, sent))
-        context = otel_context.attach(set_span_in_context(span, parent))
-        self._in_progress += 1
-        try:
-            await self._answer(exchange, span)
-        finally:
-            self._in_progress -= 1
-            try:
-                self._settle(exchange, span)
-            finally:
-                span.end()
-                otel_context.detach(context)
-
-    async def _answer(self, exchange: "Exchange", span: Span) -> None:
-        """Let the application answer, and note what kept it from doing so."""
+    async def _request(self, exchange: "Exchange") -> None:
+        span, context = self._begin(exchange.scope, exchange.method)
+        current = otel_context.attach(context)
         try:
             await self._app(exchange.scope, exchange.receive, exchange.send)
-            if not exchange.complete:
-                exchange.broken_by = exchange.broken_by or "error"
         except ClientDisconnect:
             # How a read ends when the client has left: `receive` has noted that, and it is no failure of the service.
             pass
-        except Exception as error:
-            span.record_exception(error)
-            log.exception("unhandled exception", error=type(error).__name__)
-            if exchange.status is None:
-                await errors.problem(exchange.scope["path"], 500)(exchange.scope, exchange.receive, exchange.send)
-            if not exchange.complete:
-                exchange.broken_by = exchange.broken_by or "error"
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told of, and answered
+            await self._fail(exchange, span, error)
         except BaseException:
-            if not exchange.complete:
-                exchange.broken_by = "cancelled"
+            exchange.break_off("cancelled")
             raise
+        finally:
+            exchange.break_off("error")
+            self._recorder.end(exchange.record(span, context))
+            otel_context.detach(current)
 
-    def _settle(self, exchange: "Exchange", span: Span) -> None:
-        """Write down one finished request, everywhere with the same words."""
-        method, route, broken_by = exchange.method, self._routes.find(exchange.scope), exchange.broken_by
-        seconds, status = exchange.seconds(), exchange.final_status()
-        failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR or broken_by == "error"
+    async def _fail(self, exchange: "Exchange", span: Span, error: Exception) -> None:
+        """Tell of an unhandled exception, and answer it if there is no answer yet."""
+        span.record_exception(error)
+        log.error("unhandled exception", error=type(error).__name__, exc_info=error)
+        if exchange.status is None:
+            await errors.problem(exchange.scope["path"], 500)(exchange.scope, exchange.receive, exchange.send)
 
-        span_context = span.get_span_context()
-        exemplar = {"trace_id": format_trace_id(span_context.trace_id)} if span_context.trace_flags.sampled else None
-        series = self.metrics.requests(method, route, status)
-        series.total.inc(1, exemplar)
-        series.duration.observe(seconds, exemplar)
-        if broken_by:
-            self.metrics.http_responses_incomplete.labels(method, route, broken_by).inc()
-
-        (log.error if failed else log.info)(
-            "request",
-            method=method,
-            path=exchange.scope["path"],
-            route=route,
-            status=status,
-            duration_ms=round(seconds * 1000, 3),
-            client=_host(exchange.scope.get("client")),
-            **({"incomplete": broken_by} if broken_by else {}),
-        )
-
-        if span.is_recording():
-            span.set_attribute("http.response.status_code", status)
-            if route != UNMATCHED:
-                span.update_name(exchange.span_name(route))
-                span.set_attribute("http.route", route)
-            if failed:
-                span.set_status(StatusCode.ERROR)
-                span.set_attribute("error.type", broken_by or str(status))
+    def _begin(self, scope: Scope, method: str) -> tuple[Span, Context]:
+        """Start the span of a request; it is current in the context."""
+        self._recorder.begin()
+        parent = NO_PARENT
+        if sole_header(scope, b"traceparent"):
+            parent = self._propagator.extract(scope, getter=_HEADERS)
+        span = self.tracing.start_server_span(span_name(method), parent, partial(_request_attributes, scope, method))
+        return span, set_span_in_context(span, parent)
 
 
 class Exchange:
@@ -186,22 +139,26 @@ class Exchange:
             self.broken_by = "disconnect"
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Pass on what the client gets, with the headers that every response has."""
         if not self.complete and client_has_left(self.scope):
             self.broken_by = "disconnect"
-        if message["type"] == "http.response.start":
-            # What is sent to a client that has left is an echo of its leaving.
-            if self.broken_by is None:
-                self.status = message["status"]
-            message["headers"] = [
-                *message.get("headers", ()),
-                (_HEADER, (correlation.correlation_id.get() or "").encode()),
-                *security.headers(self.scope),
-            ]
-        elif not message.get("more_body", False) and message["type"] == "http.response.body":
+        if message["type"] != "http.response.start":
+            return self._send_part(message)
+        # What is sent to a client that has left is an echo of its leaving.
+        if self.broken_by is None:
+            self.status = message["status"]
+        message["headers"] = [
+            *message.get("headers", ()),
+            (_HEADER, (correlation.correlation_id.get() or "").encode()),
+            *security.headers(self.scope),
+        ]
+        return self._send(message)
+
+    async def _send_part(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
             # Before sending: a client that has the whole response may leave before `send` returns.
-            self.complete = self.broken_by is None
+            self.complete = True
         try:
             await self._send(message)
         except asyncio.CancelledError:
@@ -211,105 +168,38 @@ class Exchange:
         if self.complete:
             self._ended = perf_counter()
 
-    def seconds(self) -> float:
-        """From the request's arrival to the last byte of its response; a background task does not count."""
-        return (self._ended or perf_counter()) - self._began
+    def break_off(self, reason: str) -> None:
+        """Note why the response never came to its end, unless it did, or the reason is known already."""
+        if not self.complete and self.broken_by is None:
+            self.broken_by = reason
+
+    def record(self, span: Span, context: Context) -> RequestRecord:
+        """What is to be told of this request, which is over."""
+        seconds = (self._ended or perf_counter()) - self._began
+        status, identity = self.final_status(), correlation.correlation_id.get()
+        return RequestRecord(self.scope, self.method, status, seconds, self.broken_by, span, context, identity)
 
     def final_status(self) -> int:
         """The status that was sent. Without one: 499 (nginx's) if the client left, else what it would have got."""
         if self.status is not None:
             return self.status
-        return CLIENT_CLOSED_REQUEST if self.broken_by == "disconnect" else HTTPStatus.INTERNAL_SERVER_ERROR
-
-    def span_name(self, route: str = "") -> str:
-        """Method and route (HTTP semantic conventions, "Name")."""
-        return f"{'HTTP' if self.method == OTHER_METHOD else self.method} {route}".rstrip()
+        return errors.CLIENT_CLOSED_REQUEST if self.broken_by == "disconnect" else HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-class RouteTemplates:
-    """Finds the template of the route that served a request, for example `/api/v1/items/{item_id}`.
-
-    FastAPI keeps the template with the prefixes of included routers under a private key of its own, and
-    `scope["route"]` without them (since 0.137). Plain Starlette routes and mounts leave only their endpoint, hence the
-    table. What is in none of these is `UNMATCHED`: a label must never come from a client.
-    """
-
-    def __init__(self, fastapi: FastAPI) -> None:
-        self._fastapi = fastapi
-
-    @cached_property
-    def _by_endpoint(self) -> dict[int, str]:
-        templates: dict[int, str] = {}
-        for route in self._fastapi.routes:
-            match route:
-                case Mount():
-                    endpoint, template = id(route.app), f"{route.path}/{{path}}"
-                case Route():
-                    endpoint, template = id(route.endpoint), route.path
-                case _:
-                    continue
-            # Under two paths, an endpoint does not tell which of them was asked for.
-            templates[endpoint] = UNMATCHED if endpoint in templates else template
-        return templates
-
-    @cached_property
-    def _mount_paths(self) -> frozenset[str]:
-        return frozenset(route.path for route in self._fastapi.routes if isinstance(route, Mount)) | {""}
-
-    def find(self, scope: Scope) -> str:
-        """The template, once the application has handled the request."""
-        route = scope.get("route")
-        if route is None or isinstance(route, Mount):
-            return self._by_endpoint.get(id(scope.get("endpoint")), UNMATCHED)
-        # A mounted application knows nothing of its prefix; the one in the scope is the client's spelling of it.
-        prefix = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
-        if prefix not in self._mount_paths:
-            return UNMATCHED
-        included = scope.get("fastapi", {}).get("effective_route_context")
-        return f"{prefix}{route.path if included is None else included.path}"
-
-
-def known_routes(fastapi: FastAPI) -> Iterator[tuple[str, str]]:
-    """Method and template of each route, probes and mounts excluded."""
-    for route in iter_route_contexts(fastapi.routes):
-        for method in getattr(route, "methods", None) or ():
-            if route.path and route.path not in PROBES and method != "HEAD":
-                yield method, route.path
-
-
-class RequestHeaders:
-    """What telemetry reads of a request's header, found in one pass."""
-
-    __slots__ = ("correlation_id", "has_traceparent", "user_agent")
-
-    def __init__(self, scope: Scope) -> None:
-        self.correlation_id: bytes | None = None
-        self.has_traceparent = False
-        self.user_agent: bytes | None = None
-        for name, value in scope["headers"]:
-            if name == b"user-agent":
-                self.user_agent = value
-            elif name == b"traceparent":
-                self.has_traceparent = True
-            elif name == _HEADER:
-                # Sent twice, it says nothing: the empty one is not valid.
-                self.correlation_id = value if self.correlation_id is None else b""
-
-
-def _request_attributes(exchange: Exchange, sent: RequestHeaders) -> dict[str, Any]:
+def _request_attributes(scope: Scope, method: str) -> dict[str, Any]:
     """What is known when a request arrives (HTTP semantic conventions 1.44, server spans)."""
-    scope = exchange.scope
     server = scope.get("server")
+    agent = sole_header(scope, b"user-agent")
     attributes = {
-        "http.request.method": exchange.method,
-        "http.request.method_original": scope["method"] if exchange.method == OTHER_METHOD else None,
+        "http.request.method": method,
+        "http.request.method_original": scope["method"] if method == OTHER_METHOD else None,
         "url.path": scope["path"],
         "url.scheme": scope["scheme"],
         "network.protocol.version": scope["http_version"],
         "client.address": _host(scope.get("client")),
         "server.address": _host(server),
         "server.port": server[1] if server else None,
-        "user_agent.original": sent.user_agent.decode("latin-1") if sent.user_agent else None,
+        "user_agent.original": agent.decode("latin-1") if agent else None,
         "correlation_id": correlation.correlation_id.get(),
     }
     return {name: value for name, value in attributes.items() if value is not None}
@@ -317,6 +207,13 @@ def _request_attributes(exchange: Exchange, sent: RequestHeaders) -> dict[str, A
 
 def _host(address: tuple[str, int] | None) -> str | None:
     return address[0] if address else None
+
+
+def sole_header(scope: Scope, name: bytes) -> bytes | None:
+    """The value of a header that must stand alone: sent twice, it says nothing."""
+    fields = scope["headers"]
+    value = dict(fields).get(name)
+    return None if value is None or [key for key, _ in fields].count(name) > 1 else value
 
 
 class _Headers(Getter[Scope]):

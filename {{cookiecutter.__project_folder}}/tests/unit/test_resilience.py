@@ -15,7 +15,7 @@ from app.core.metrics import Metrics
 from app.core.resilience import Breaker, CircuitOpenError, Retries
 from app.core.telemetry import Telemetry
 from app.main import create_app
-from tests.support import client_of
+from tests.support import client_of, recorded
 
 
 class BrokenError(Exception):
@@ -220,20 +220,21 @@ async def test_a_client_that_does_not_read_its_response_is_given_up(settings: Se
         "server": ("127.0.0.1", 2),
     }
     await app(scope, never, send)  # type: ignore[arg-type]
+    await recorded()
 
     labels = {"method": "GET", "route": "/stream", "reason": "disconnect"}
     assert counted(app, "http_responses_incomplete_total", **labels) == 1
 
 
 async def test_a_background_task_has_no_deadline(settings: Settings) -> None:
-    app = with_settings(settings, request_timeout_seconds=0.05)
+    app = with_settings(settings, request_timeout_seconds=0.5)
     finished = False
 
     @app.fastapi.get("/later")
     async def later(request: Request) -> StreamingResponse:
         async def work() -> None:
             nonlocal finished
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.6)
             finished = True
 
         from starlette.background import BackgroundTask

@@ -31,8 +31,6 @@ def test_only_the_documentation_may_load_anything(path: str, policy: str, scheme
 
     expected = {
         b"x-content-type-options": b"nosniff",
-        b"x-frame-options": b"DENY",
-        b"referrer-policy": b"no-referrer",
         b"content-security-policy": policy.encode(),
     }
     # Browsers must not be told by HTTP that there is HTTPS.
