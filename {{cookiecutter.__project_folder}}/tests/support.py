@@ -46,13 +46,16 @@ class Service:
         folder: its working directory, where an embedded store puts its file.
         environment: variables beyond the two ports.
         command: arguments after `python -m app`.
+        module: what runs instead of `app`.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str], command: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, environment: dict[str, str], command: tuple[str, ...] = (), module: str = "app"
+    ) -> None:
         self.port, self.metrics_port = free_port(), free_port()
         variables = {"HTTP_PORT": str(self.port), "METRICS_PORT": str(self.metrics_port)} | environment
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "app", *command],
+            [sys.executable, "-m", module, *command],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
             stdout=subprocess.PIPE,

@@ -58,7 +58,7 @@ def test_sigterm_drains_then_finishes_what_is_in_flight(start: Start) -> None:
     assert answer.startswith(b"HTTP/1.1 201")
     assert code == 0
     events = [line["event"] for line in lines]
-    assert events.index("draining") < events.index("Shutting down") < events.index("Application shutdown complete.")
+    assert events.index("draining") < events.index("Shutting down") < events.index("application closed")
 
 
 def wait_for_refusal(port: int) -> None:
@@ -96,7 +96,7 @@ def test_a_request_that_never_ends_is_cut_off_and_the_rest_still_ends_well(start
 
     events = [line["event"] for line in lines]
     assert code == 0
-    assert "Application shutdown complete." in events
+    assert "application closed" in events
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["refuses", "never answers"])
