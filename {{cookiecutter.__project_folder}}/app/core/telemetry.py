@@ -46,6 +46,8 @@ log = structlog.get_logger()
 
 _ROOT = Context()
 
+_LEAVE = {"Connection": "close", "Retry-After": "1"}
+
 
 class Telemetry:
     """An ASGI application that serves another one and tells what it did.
@@ -120,10 +122,14 @@ class Telemetry:
                 await errors.problem(exchange.scope["path"], 500)(exchange.scope, exchange.receive, exchange.send)
             if not exchange.complete:
                 exchange.broken_by = exchange.broken_by or "error"
-        except BaseException:
-            if not exchange.complete:
-                exchange.broken_by = "cancelled"
-            raise
+        except asyncio.CancelledError:
+            # The process ends, and has waited for as long as it may; the server would answer with a bare 500.
+            if exchange.complete:
+                raise
+            if exchange.status is None:
+                stopping = errors.problem(exchange.scope["path"], 503, "The service is stopping.", headers=_LEAVE)
+                await stopping(exchange.scope, exchange.receive, exchange.send)
+            exchange.broken_by = "cancelled"
 
     def _settle(self, exchange: "Exchange", span: Span) -> None:
         """Write down one finished request, everywhere with the same words."""
