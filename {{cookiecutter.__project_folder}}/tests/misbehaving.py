@@ -1,13 +1,15 @@
 """A service whose parts misbehave, for the tests of what becomes of it: `python -m tests.misbehaving`.
 
-Requests misbehave by their path; what the application opens does by the variables `TEST_OPEN` and `TEST_CLOSE`.
+Requests misbehave by their path; what the application opens and closes, by `TEST_OPEN` and `TEST_CLOSE`.
 """
 
 import asyncio
 import os
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from app.core.config import Settings, load_settings
 from app.core.lifecycle import serve
@@ -17,19 +19,30 @@ from app.main import create_app
 FOR_EVER = 3600.0
 
 
-async def wait(seconds: float = FOR_EVER) -> None:
-    """Leave the event loop to others."""
-    await asyncio.sleep(seconds)
+class Gate:
+    """Keeps requests, with good manners, until it is opened."""
+
+    def __init__(self) -> None:
+        self._opened = asyncio.Event()
+        self._opened_for_threads = threading.Event()
+
+    async def wait(self) -> None:
+        """Wait until it is opened, and leave the event loop to others."""
+        await self._opened.wait()
+
+    def occupy(self) -> None:
+        """Keep a thread until it is opened."""
+        self._opened_for_threads.wait()
+
+    async def open(self) -> None:
+        """Let all go on."""
+        self._opened.set()
+        self._opened_for_threads.set()
 
 
 async def block(seconds: float = FOR_EVER) -> None:
     """Let nobody else have the event loop."""
     time.sleep(seconds)  # noqa: ASYNC251 - this is what is tested
-
-
-def occupy(seconds: float = FOR_EVER) -> None:
-    """Keep a thread."""
-    time.sleep(seconds)
 
 
 async def persist() -> None:
@@ -39,14 +52,6 @@ async def persist() -> None:
             await asyncio.sleep(FOR_EVER)
         except asyncio.CancelledError:
             continue
-
-
-async def _misbehave(how: str) -> None:
-    match how:
-        case "fail":
-            raise RuntimeError("the disk is on fire")
-        case "hang":
-            await asyncio.sleep(FOR_EVER)
 
 
 class CountingCheck:
@@ -65,26 +70,35 @@ class CountingCheck:
         return self._runs
 
 
+async def misbehave(how: str) -> None:
+    """Do not do what was asked for."""
+    match how:
+        case "fail":
+            raise RuntimeError("the disk is on fire")
+        case "hang":
+            await asyncio.sleep(FOR_EVER)
+
+
 def build(settings: Settings) -> Telemetry:
     """The service, and what is wrong with it."""
     app = create_app(settings)
-    for endpoint in (wait, block, occupy, persist):
-        app.fastapi.get(f"/test/{endpoint.__name__}")(endpoint)
-
+    gate = Gate()
     check = CountingCheck(app.fastapi.state.items.check)
     app.fastapi.state.readiness._check = check
-    app.fastapi.get("/test/checks")(check.count)
+    endpoints: tuple[Callable[..., Any], ...] = (gate.wait, gate.occupy, gate.open, block, persist, check.count)
+    for endpoint in endpoints:
+        app.fastapi.get(f"/test/{endpoint.__name__}")(endpoint)
 
     items = app.fastapi.state.items
     open_, close = items.open, items.close
 
     async def opened() -> None:
-        await _misbehave(os.environ.get("TEST_OPEN", ""))
+        await misbehave(os.environ.get("TEST_OPEN", ""))
         await open_()
 
     async def closed() -> None:
         await close()
-        await _misbehave(os.environ.get("TEST_CLOSE", ""))
+        await misbehave(os.environ.get("TEST_CLOSE", ""))
 
     items.open, items.close = opened, closed
     return app
