@@ -1,14 +1,17 @@
 """`python -m app`: start the service, list its settings, or do what its storage needs done."""
 
 import argparse
+import os
+import signal
 import sys
-
-from app.core.config import FACTS, SettingsError, load_settings, settings_table
-from app.storage.backends import COMMANDS
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code of the process, 2 for a command line or environment that is wrong."""
+    # Imported late, here and below: a signal is heeded before, and a wrong environment answered without the framework.
+    from app.core.config import FACTS, SettingsError, load_settings, settings_table
+    from app.storage.backends import COMMANDS
+
     described = {"serve": "serve requests (the default)", "settings": "list the settings"}
     described |= {name: text for name, (text, _) in COMMANDS.items()}
     parser = argparse.ArgumentParser(
@@ -30,7 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings()
         if command in COMMANDS:
             return COMMANDS[command][1](settings)
-        # Imported late: a wrong environment is answered without loading the framework.
         from app.core.lifecycle import serve
         from app.main import create_app
 
@@ -40,5 +42,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def _leave_at_once() -> None:
+    """Let SIGINT and SIGTERM end the process at once; `core/lifecycle.py` takes them over before anything is served.
+
+    The kernel would do so by itself, but not to the first process of a container, which gets only what it handles
+    (pid_namespaces(7)). A service that has not begun has nothing to end; a command that was cut short is a failure.
+    """
+    serves = sys.argv[1:] in ([], ["serve"])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os._exit(0 if serves else 128 + number))
+
+
 if __name__ == "__main__":
+    _leave_at_once()
     sys.exit(main())

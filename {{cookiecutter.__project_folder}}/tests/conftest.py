@@ -81,8 +81,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Starts services, and ends those that the test did not."""
     services: list[Service] = []
 
-    def start(*command: str, **environment: str) -> Service:
-        services.append(Service(tmp_path, environment, command))
+    def start(*command: str, module: str = "app", **environment: str) -> Service:
+        services.append(Service(tmp_path, environment, command, module))
         return services[-1]
 
     yield start

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,14 @@ def free_port() -> int:
             return port
 
 
+def wait_for(condition: Callable[[], object], within: float = 20) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.02)
+
+
 class Service:
     """`python -m app` as a process of its own, in a folder of its own.
 
@@ -54,13 +62,16 @@ class Service:
         folder: its working directory, where an embedded store puts its file.
         environment: variables beyond the two ports.
         command: arguments after `python -m app`.
+        module: what runs instead of `app`.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str], command: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, environment: dict[str, str], command: tuple[str, ...] = (), module: str = "app"
+    ) -> None:
         self.port, self.metrics_port = free_port(), free_port()
         variables = {"HTTP_PORT": str(self.port), "METRICS_PORT": str(self.metrics_port)} | environment
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "app", *command],
+            [sys.executable, "-m", module, *command],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
             stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ here. Each method says which one.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -37,11 +38,15 @@ class BoundedHttp(HttpToolsProtocol):
         head_bytes: how long request line and header fields may be together; a safety net over the exact limits that
             `core/limits.py` enforces where telemetry sees it.
         head_seconds: how long they may take to arrive; a client may read nothing for a third of it.
+        draining: whether responses ask clients to go elsewhere.
         options: uvicorn's.
     """
 
-    def __init__(self, *arguments: Any, head_bytes: int, head_seconds: float, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, head_bytes: int, head_seconds: float, draining: Callable[[], bool], **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
+        self._draining = draining
         self._head_bytes = head_bytes
         self._head_seconds = head_seconds
         # A client that stops reading is noticed at the second look: before the deadline of a request that waits for it.
@@ -151,10 +156,21 @@ class BoundedHttp(HttpToolsProtocol):
         """Answer what is no HTTP."""
         self._refuse(400, msg)
 
+    def announce_close(self) -> None:
+        """Let the response under way say that it is the last one of this connection, unless its head is gone already.
+
+        A client that keeps a connection learns only so that it has to make another, which then leads elsewhere (RFC
+        9112, section 9.6). uvicorn just closes, and may meet a request that is on its way.
+        """
+        if self._running is not None and not self._running.response_started:
+            self._running.keep_alive = False
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begin a request, and let it know whether its client is still there: uvicorn tells only who waits for that."""
         self._running = cycle
         cycle.scope["extensions"] = {_CONNECTION: cycle}  # type: ignore[dict-item]
+        if self._draining():
+            self.announce_close()
         super()._start_asgi_task(cycle, app)
 
     def _parse_without_upgrade(self, rest: bytes) -> None:

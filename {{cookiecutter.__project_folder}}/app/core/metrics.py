@@ -5,6 +5,7 @@ are from bounded sets. Names and units follow https://prometheus.io/docs/practic
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -35,6 +36,11 @@ class _ImpatientHandler(WSGIRequestHandler):
     """Answers scrapes; logs none of them, and gives a silent connection ten seconds."""
 
     timeout = 10
+
+    def handle(self) -> None:
+        """Answer one scrape, or give up without the traceback that `socketserver` would print."""
+        with suppress(OSError):
+            super().handle()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is inherited
         """Log nothing."""
@@ -170,6 +176,8 @@ class Metrics:
         server.set_app(only_metrics)
         # Each connection has a thread: one that says nothing must not keep it.
         server.RequestHandlerClass = _ImpatientHandler
+        # By default five connections may wait to be accepted; a sixth is tried again by its system a second later.
+        server.socket.listen(128)
         return server
 
 

@@ -37,6 +37,8 @@ _HEADER = correlation.HEADER.lower().encode()
 
 log = structlog.get_logger()
 
+_LEAVE = {"Connection": "close", "Retry-After": "1"}
+
 
 class Telemetry:
     """An ASGI application that serves another one and tells what it did.
@@ -88,9 +90,10 @@ class Telemetry:
             pass
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told of, and answered
             await self._fail(exchange, span, error)
-        except BaseException:
-            exchange.break_off("cancelled")
-            raise
+        except asyncio.CancelledError:
+            if exchange.complete:
+                raise
+            await self._stop(exchange)
         finally:
             exchange.break_off("error")
             self._recorder.end(exchange.record(span, context))
@@ -102,6 +105,13 @@ class Telemetry:
         log.error("unhandled exception", error=type(error).__name__, exc_info=error)
         if exchange.status is None:
             await errors.problem(exchange.scope["path"], 500)(exchange.scope, exchange.receive, exchange.send)
+
+    async def _stop(self, exchange: "Exchange") -> None:
+        """Answer a request that the end of the process cuts off; the server would, with a bare 500 and a traceback."""
+        if exchange.status is None:
+            stopping = errors.problem(exchange.scope["path"], 503, "The service is stopping.", headers=_LEAVE)
+            await stopping(exchange.scope, exchange.receive, exchange.send)
+        exchange.broken_by = exchange.broken_by or "cancelled"
 
     def _begin(self, scope: Scope, method: str) -> tuple[Span, Context]:
         """Start the span of a request; it is current in the context."""
