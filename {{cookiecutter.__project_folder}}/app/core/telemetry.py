@@ -66,6 +66,8 @@ class Telemetry:
         if scope["type"] == "lifespan":
             await self.fastapi(scope, receive, send)
             return
+        # Applications that are mounted would tell of the request once more: FastAPI's own switch for that.
+        scope["fastapi.telemetry"] = None
         token = correlation.correlation_id.set(correlation.accept(_header(scope, _HEADER)))
         try:
             if scope["type"] == "websocket":
@@ -104,6 +106,8 @@ class Telemetry:
         """Let the application answer, and note what kept it from doing so."""
         try:
             await self._app(exchange.scope, exchange.receive, exchange.send)
+            if exchange.status is None and exchange.broken_by is None:
+                await errors.problem(exchange.scope["path"], 500)(exchange.scope, exchange.receive, exchange.send)
             if not exchange.complete:
                 exchange.broken_by = exchange.broken_by or "error"
         except ClientDisconnect:
@@ -111,6 +115,9 @@ class Telemetry:
             pass
         except Exception as error:
             span.record_exception(error)
+            # Also where the response is complete, and only a background task failed.
+            span.set_status(StatusCode.ERROR)
+            span.set_attribute("error.type", type(error).__name__)
             log.exception("unhandled exception", error=type(error).__name__)
             if exchange.status is None:
                 await errors.problem(exchange.scope["path"], 500)(exchange.scope, exchange.receive, exchange.send)
