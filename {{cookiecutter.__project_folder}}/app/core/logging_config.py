@@ -226,7 +226,21 @@ class _Handler(logging.Handler):
 
 
 class _NotTwice(logging.Filter):
-    """Drops what uvicorn says of a response that broke off: the telemetry layer has logged it with its cause."""
+    """Drops what uvicorn says of requests: the telemetry layer has logged each, and what broke it off with its cause."""
+
+    _SAID = frozenset(
+        {
+            "ASGI callable returned without completing response.",
+            # What uvicorn and the package `websockets` say of each WebSocket; the first also of one that was refused.
+            "ASGI callable returned without completing handshake.",
+            '%s - "WebSocket %s" [accepted]',
+            '%s - "WebSocket %s" 403',
+            '%s - "WebSocket %s" %d',
+            "connection open",
+            "connection closed",
+            "connection rejected (%d %s)",
+        }
+    )
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.msg != "ASGI callable returned without completing response."
+        return record.msg not in self._SAID

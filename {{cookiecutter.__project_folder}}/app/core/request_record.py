@@ -27,7 +27,8 @@ class RequestRecord(NamedTuple):
     """A request that is over.
 
     `seconds` go from its arrival to the last byte of its response. `broken_by` is what kept the response from its end:
-    `error`, `disconnect` (the client left) or `cancelled`. The span is current in `context`.
+    `error`, `disconnect` (the client left) or `cancelled`. The span is current in `context`. `failure` is the type of an
+    unhandled exception, which a background task may raise after all is sent.
     """
 
     scope: Scope
@@ -38,6 +39,7 @@ class RequestRecord(NamedTuple):
     span: Span
     context: Context
     correlation_id: str | None
+    failure: str | None = None
 
 
 class Recorder:
@@ -91,7 +93,7 @@ class Recorder:
         return bound
 
     def _tell(self, record: RequestRecord) -> None:
-        scope, method, status, seconds, broken_by, span, *_ = record
+        scope, method, status, seconds, broken_by, span, _, _, failure = record
         route = self._routes.find(scope, status)
         failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR or broken_by == "error"
 
@@ -120,9 +122,9 @@ class Recorder:
             if route != UNMATCHED:
                 span.update_name(span_name(method, route))
                 span.set_attribute("http.route", route)
-            if failed:
+            if failed or failure:
                 span.set_status(StatusCode.ERROR)
-                span.set_attribute("error.type", broken_by or str(status))
+                span.set_attribute("error.type", failure or broken_by or str(status))
 
 
 def span_name(method: str, route: str = "") -> str:

@@ -69,6 +69,8 @@ class Telemetry:
         if scope["type"] == "lifespan":
             await self.fastapi(scope, receive, send)
             return
+        # Applications that are mounted would tell of the request once more: FastAPI's own switch for that.
+        scope["fastapi.telemetry"] = None
         token = correlation.correlation_id.set(correlation.accept(sole_header(scope, _HEADER)))
         try:
             if scope["type"] == "websocket":
@@ -85,6 +87,8 @@ class Telemetry:
         current = otel_context.attach(context)
         try:
             await self._app(exchange.scope, exchange.receive, exchange.send)
+            if exchange.status is None and exchange.broken_by is None:
+                await self._answer(exchange, 500)
         except ClientDisconnect:
             # How a read ends when the client has left: `receive` has noted that, and it is no failure of the service.
             pass
@@ -101,17 +105,22 @@ class Telemetry:
 
     async def _fail(self, exchange: "Exchange", span: Span, error: Exception) -> None:
         """Tell of an unhandled exception, and answer it if there is no answer yet."""
+        exchange.failure = type(error).__name__
         span.record_exception(error)
-        log.error("unhandled exception", error=type(error).__name__, exc_info=error)
+        log.error("unhandled exception", error=exchange.failure, exc_info=error)
         if exchange.status is None:
-            await errors.problem(exchange.scope["path"], 500)(exchange.scope, exchange.receive, exchange.send)
+            await self._answer(exchange, 500)
 
     async def _stop(self, exchange: "Exchange") -> None:
         """Answer a request that the end of the process cuts off; the server would, with a bare 500 and a traceback."""
         if exchange.status is None:
-            stopping = errors.problem(exchange.scope["path"], 503, "The service is stopping.", headers=_LEAVE)
-            await stopping(exchange.scope, exchange.receive, exchange.send)
+            await self._answer(exchange, 503, "The service is stopping.", headers=_LEAVE)
         exchange.broken_by = exchange.broken_by or "cancelled"
+
+    @staticmethod
+    async def _answer(exchange: "Exchange", status: int, detail: str | None = None, **options: Any) -> None:
+        response = errors.problem(exchange.scope["path"], status, detail, **options)
+        await response(exchange.scope, exchange.receive, exchange.send)
 
     def _begin(self, scope: Scope, method: str) -> tuple[Span, Context]:
         """Start the span of a request; it is current in the context."""
@@ -127,9 +136,10 @@ class Exchange:
     """A request and how far its response came, seen from between server and application.
 
     `broken_by` is what kept the response from its end: `error`, `disconnect` (the client left) or `cancelled`.
+    `failure` is the type of an unhandled exception.
     """
 
-    __slots__ = ("_began", "_ended", "_receive", "_send", "broken_by", "complete", "method", "scope", "status")
+    __slots__ = ("_began", "_ended", "_receive", "_send", "broken_by", "complete", "failure", "method", "scope", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -139,6 +149,7 @@ class Exchange:
         self.status: int | None = None
         self.complete = False
         self.broken_by: str | None = None
+        self.failure: str | None = None
         self._began = perf_counter()
         self._ended: float | None = None
 
@@ -187,7 +198,9 @@ class Exchange:
         """What is to be told of this request, which is over."""
         seconds = (self._ended or perf_counter()) - self._began
         status, identity = self.final_status(), correlation.correlation_id.get()
-        return RequestRecord(self.scope, self.method, status, seconds, self.broken_by, span, context, identity)
+        return RequestRecord(
+            self.scope, self.method, status, seconds, self.broken_by, span, context, identity, self.failure
+        )
 
     def final_status(self) -> int:
         """The status that was sent. Without one: 499 (nginx's) if the client left, else what it would have got."""
