@@ -8,9 +8,12 @@ import logging
 import math
 import os
 import sys
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,13 +23,18 @@ from structlog.typing import EventDict, WrappedLogger
 
 from app.core.config import FACTS, Settings
 from app.core.correlation import correlation_id
-from app.core.line_writer import LineWriter
+from app.core.line_writer import Line, LineWriter
 from app.core.redaction import REDACTED, is_secret, is_worth_hiding, may_need_care, plain, text, traceback_text
 
 STDOUT = 1
 
 # In bytes: about 20 000 access lines.
 _WAITING = 8 * 2**20
+
+# What an event takes beside its texts, in bytes.
+_OVERHEAD = 1024
+
+_UNCHANGING = frozenset({str, int, float, bool, type(None)})
 
 # In bytes. Loki takes 256 KiB.
 _LONGEST_LINE = 128 * 2**10
@@ -47,7 +55,7 @@ def configure_logging(settings: Settings, dropped: Callable[[int], None], descri
     level = logging.getLevelNamesMapping()[settings.log_level]
     lines = Lines(settings)
     structlog.configure(
-        processors=[lines.render],
+        processors=[lines],
         wrapper_class=bound_logger(level),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
@@ -59,7 +67,7 @@ def configure_logging(settings: Settings, dropped: Callable[[int], None], descri
 
 
 class Lines:
-    """Renders events as lines.
+    """Makes lines of events.
 
     Args:
         settings: the facts that every line carries.
@@ -72,17 +80,35 @@ class Lines:
             "version": settings.service_version,
         }
 
-    def render(self, _: WrappedLogger, level: str, event: EventDict) -> bytes:
-        """One line of JSON; the last of structlog's processors. Never raises."""
-        try:
-            return self._render(level, structlog.contextvars.merge_contextvars(None, level, event))
-        except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it is given
-            return self._render("error", {"event": "a log line could not be rendered", "error": type(error).__name__})
+    def __call__(self, _: WrappedLogger, level: str, event: EventDict) -> tuple[tuple[Line, int], dict[str, Any]]:
+        """The only one of structlog's processors: the arguments of `LineWriter.write`.
 
-    def _render(self, level: str, event: EventDict) -> bytes:
+        What cannot change any more is rendered later, in the context of now.
+        """
+        if event.get("exc_info") is True:
+            event["exc_info"] = sys.exception()
+        size = _OVERHEAD
+        for value in event.values():
+            kind = type(value)
+            if kind is str:
+                size += len(value)
+            elif kind not in _UNCHANGING:
+                line = self._render(level, event, time.time())
+                return (line, len(line)), {}
+        return (partial(copy_context().run, self._render, level, event, time.time()), size), {}
+
+    def _render(self, level: str, event: EventDict, at: float) -> bytes:
+        """One line of JSON, the fields of the schema first. Never raises."""
+        try:
+            return _json(self._line(level, structlog.contextvars.merge_contextvars(None, level, event), at))
+        except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it is given
+            event = {"event": "a log line could not be rendered", "error": type(error).__name__}
+            return _json(self._line("error", event, at))
+
+    def _line(self, level: str, event: EventDict, at: float) -> dict[str, Any]:
         span = trace.get_current_span().get_span_context()
         line: dict[str, Any] = {
-            "timestamp": datetime.now(UTC),
+            "timestamp": datetime.fromtimestamp(at, UTC),
             "level": level.upper(),
             **self._constant,
             "event": _shown(event.pop("event", "")),
@@ -97,7 +123,7 @@ class Lines:
             line[free] = REDACTED if is_secret(name) and is_worth_hiding(name, value) else _shown(value)
         if error:
             line["exception"] = _traceback(error)
-        return _json(line)
+        return line
 
 
 def _shown(value: Any) -> Any:
@@ -183,10 +209,10 @@ def _log(logger: Any, level: str, event: Any, arguments: tuple[Any, ...], fields
     if arguments:
         event = _formatted(event, arguments, fields)
     try:
-        (line,), _ = logger._process_event(level, event, fields)  # noqa: SLF001 - structlog's "Custom wrappers"
+        line, _ = logger._process_event(level, event, fields)  # noqa: SLF001 - structlog's "Custom wrappers"
     except structlog.DropEvent:
         return
-    logger._logger.write(line)  # noqa: SLF001 - likewise
+    logger._logger.write(*line)  # noqa: SLF001 - likewise
 
 
 def _formatted(event: Any, arguments: Any, fields: dict[str, Any]) -> Any:
@@ -222,7 +248,8 @@ class _Handler(logging.Handler):
             fields |= {"event": record.msg, "arguments": record.args}
         if record.exc_info:
             fields["exc_info"] = record.exc_info
-        self._writer.write(self._lines.render(None, record.levelname, fields))
+        line, _ = self._lines(None, record.levelname, fields)
+        self._writer.write(*line)
 
 
 class _NotTwice(logging.Filter):

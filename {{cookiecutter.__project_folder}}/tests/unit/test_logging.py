@@ -153,7 +153,7 @@ def test_lines_that_nobody_can_read_any_more_are_counted() -> None:
     writer = LineWriter(write, capacity=100, dropped=lost.append)
 
     for _ in range(7):
-        writer.write(b"x")
+        writer.write(b"x", 1)
     writer.close(timeout=5)
     os.close(write)
 
@@ -174,7 +174,7 @@ def test_a_reader_that_does_not_read_blocks_nobody_and_losses_are_counted() -> N
 
     # More than a pipe holds: the writer's thread is stuck in its write, the queue fills, the rest is lost.
     for _ in range(50):
-        writer.write(b"x" * 100_000)
+        writer.write(b"x" * 100_000, 100_000)
 
     writer.close(timeout=0.01)
     assert lost
