@@ -49,6 +49,10 @@ class LineWriter:
                 other things.
             size: how much memory it keeps while it waits, in bytes.
         """
+        if self._closing.is_set() and not self._thread.is_alive():
+            # What ends the process may have something to say after the end.
+            self._write(self._made(line))
+            return
         with self._lock:
             fits = self._size + size <= self._capacity
             if fits:
@@ -59,6 +63,11 @@ class LineWriter:
             self._wake.put(None)
         if not fits:
             self._dropped(1)
+
+    @property
+    def waiting(self) -> int:
+        """How much memory lines keep that are not written yet, in bytes."""
+        return self._size
 
     def close(self, timeout: float) -> None:
         """Write what waits, for at most `timeout` seconds."""
@@ -72,7 +81,7 @@ class LineWriter:
             while lines := self._gathered():
                 for start in range(0, len(lines), _BATCH):
                     batch = lines[start : start + _BATCH]
-                    self._write(b"".join((line if isinstance(line, bytes) else line()) + b"\n" for line, _ in batch))
+                    self._write(b"".join(self._made(line) for line, _ in batch))
                     with self._lock:
                         self._size -= sum(size for _, size in batch)
             if self._closing.is_set():
@@ -85,6 +94,13 @@ class LineWriter:
             lines, self._lines = self._lines, []
             self._asleep = not lines
         return lines
+
+    def _made(self, line: Line) -> bytes:
+        try:
+            return (line if isinstance(line, bytes) else line()) + b"\n"
+        except Exception:  # noqa: BLE001 - one line must not cost all that come after it
+            self._dropped(1)
+            return b""
 
     def _write(self, block: bytes) -> None:
         rest = memoryview(block)

@@ -4,16 +4,19 @@ structlog takes the service's own events; the standard library's loggers (uvicor
 No log call raises, whatever its arguments, and none waits for the reader of stdout.
 """
 
+import asyncio
 import logging
 import math
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -21,18 +24,22 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 
+from app.core.bound_logger import bound_logger, level_name
 from app.core.config import FACTS, Settings
 from app.core.correlation import correlation_id
 from app.core.line_writer import Line, LineWriter
 from app.core.redaction import REDACTED, is_secret, is_worth_hiding, may_need_care, plain, text, traceback_text
+
+log = structlog.get_logger()
 
 STDOUT = 1
 
 # In bytes: about 20 000 access lines.
 _WAITING = 8 * 2**20
 
-# What an event takes beside its texts, in bytes.
+# What an event takes beside its texts, and how much it may take while it waits to be rendered, in bytes.
 _OVERHEAD = 1024
+_LATER = 8192
 
 _UNCHANGING = frozenset({str, int, float, bool, type(None)})
 
@@ -40,12 +47,19 @@ _UNCHANGING = frozenset({str, int, float, bool, type(None)})
 _LONGEST_LINE = 128 * 2**10
 
 
-def configure_logging(settings: Settings, dropped: Callable[[int], None], descriptor: int = STDOUT) -> LineWriter:
+def configure_logging(
+    settings: Settings,
+    *,
+    counted: Callable[[str], None] = lambda _: None,
+    dropped: Callable[[int], None] = lambda _: None,
+    descriptor: int = STDOUT,
+) -> LineWriter:
     """Route every log line of this process to one writer, which the caller closes last.
 
     Args:
         settings: the level, and the facts that every line carries.
-        dropped: counts lines that were lost.
+        counted: called with the level of each line, in lower case, before the line may be lost.
+        dropped: called with the number of lines that were lost.
         descriptor: the file descriptor to write to.
     """
     if descriptor == STDOUT and sys.stdout is None:
@@ -53,7 +67,7 @@ def configure_logging(settings: Settings, dropped: Callable[[int], None], descri
         descriptor = os.open(os.devnull, os.O_WRONLY)
     writer = LineWriter(descriptor, _WAITING, dropped)
     level = logging.getLevelNamesMapping()[settings.log_level]
-    lines = Lines(settings)
+    lines = Lines(settings, counted)
     structlog.configure(
         processors=[lines],
         wrapper_class=bound_logger(level),
@@ -63,6 +77,7 @@ def configure_logging(settings: Settings, dropped: Callable[[int], None], descri
     logging.basicConfig(handlers=[_Handler(lines, writer)], level=level, force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("uvicorn.error").addFilter(_NotTwice())
+    _log_what_nobody_caught()
     return writer
 
 
@@ -71,9 +86,11 @@ class Lines:
 
     Args:
         settings: the facts that every line carries.
+        counted: called with the level of each, in lower case.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, counted: Callable[[str], None]) -> None:
+        self._counted = counted
         self._constant = {
             "service": FACTS.service.name,
             "environment": settings.environment.value,
@@ -83,18 +100,21 @@ class Lines:
     def __call__(self, _: WrappedLogger, level: str, event: EventDict) -> tuple[tuple[Line, int], dict[str, Any]]:
         """The only one of structlog's processors: the arguments of `LineWriter.write`.
 
-        What cannot change any more is rendered later, in the context of now.
+        What is small and cannot change any more is rendered later, in the context of now.
         """
+        self._counted(level)
         if event.get("exc_info") is True:
             event["exc_info"] = sys.exception()
-        size = _OVERHEAD
+        size, kind = _OVERHEAD, type(None)
         for value in event.values():
             kind = type(value)
             if kind is str:
                 size += len(value)
             elif kind not in _UNCHANGING:
-                line = self._render(level, event, time.time())
-                return (line, len(line)), {}
+                break
+        if size > _LATER or kind not in _UNCHANGING:
+            line = self._render(level, event, time.time())
+            return (line, len(line)), {}
         return (partial(copy_context().run, self._render, level, event, time.time()), size), {}
 
     def _render(self, level: str, event: EventDict, at: float) -> bytes:
@@ -156,82 +176,6 @@ def _json(line: dict[str, Any]) -> bytes:
     return orjson.dumps(plain({**line, "timestamp": f"{line['timestamp']:%Y-%m-%dT%H:%M:%S.%fZ}"}))
 
 
-def bound_logger(minimum: int) -> type[structlog.BoundLoggerBase]:
-    """What `structlog.make_filtering_bound_logger` makes, except that no call raises, and none needs another thread.
-
-    Args:
-        minimum: the lowest level that is written.
-    """
-
-    def log(self: Any, level: int, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
-        if level >= minimum:
-            _log(self, logging.getLevelName(level).lower(), event, arguments, fields)
-
-    async def alog(self: Any, level: int, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
-        log(self, level, event, *arguments, **fields)
-
-    methods: dict[str, Any] = {"log": log, "alog": alog}
-    for name, level in _LEVELS.items():
-        methods[name], methods[f"a{name}"] = _methods(name) if level >= minimum else (_nothing, _anothing)
-    return type("BoundLogger", (structlog.BoundLoggerBase,), methods)
-
-
-_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-    "exception": logging.ERROR,
-    "critical": logging.CRITICAL,
-}
-
-
-def _methods(name: str) -> tuple[Callable[..., None], Callable[..., Awaitable[None]]]:
-    level = "error" if name == "exception" else name
-
-    def log(self: Any, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
-        if name == "exception":
-            fields.setdefault("exc_info", True)
-        _log(self, level, event, arguments, fields)
-
-    async def alog(self: Any, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
-        log(self, event, *arguments, **fields)
-
-    return log, alog
-
-
-def _log(logger: Any, level: str, event: Any, arguments: tuple[Any, ...], fields: dict[str, Any]) -> None:
-    """Render one event, and write it unless a processor drops it."""
-    if event is None:
-        event = fields.pop("event", "")
-    elif "event" in fields:
-        fields["event_"] = fields.pop("event")
-    if arguments:
-        event = _formatted(event, arguments, fields)
-    try:
-        line, _ = logger._process_event(level, event, fields)  # noqa: SLF001 - structlog's "Custom wrappers"
-    except structlog.DropEvent:
-        return
-    logger._logger.write(*line)  # noqa: SLF001 - likewise
-
-
-def _formatted(event: Any, arguments: Any, fields: dict[str, Any]) -> Any:
-    """The event with its arguments in place; those that do not fit become a field."""
-    try:
-        return event % (arguments[0] if len(arguments) == 1 and isinstance(arguments[0], Mapping) else arguments)
-    except Exception:  # noqa: BLE001 - an argument's `__str__` may do anything
-        fields["arguments"] = arguments
-        return event
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """Do nothing: the level is too low."""
-
-
-async def _anothing(*_: Any, **__: Any) -> None:
-    """Do nothing: the level is too low."""
-
-
 class _Handler(logging.Handler):
     """Sends the standard library's log records down the same way."""
 
@@ -248,12 +192,35 @@ class _Handler(logging.Handler):
             fields |= {"event": record.msg, "arguments": record.args}
         if record.exc_info:
             fields["exc_info"] = record.exc_info
-        line, _ = self._lines(None, record.levelname, fields)
+        line, _ = self._lines(None, level_name(record.levelno), fields)
         self._writer.write(*line)
 
 
 class _NotTwice(logging.Filter):
-    """Drops what uvicorn says of a response that broke off: the telemetry layer has logged it with its cause."""
+    """Drops what uvicorn says of responses that broke off: the telemetry layer has logged those with their cause."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.msg != "ASGI callable returned without completing response."
+        cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+        return not cancelled and record.msg not in {
+            "ASGI callable returned without starting response.",
+            "ASGI callable returned without completing response.",
+        }
+
+
+def _log_what_nobody_caught() -> None:
+    """Errors that Python would print as plain text become lines: those that end the process, a thread, a finaliser."""
+
+    def ended(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+        log.critical("unhandled exception ends the process", error=kind.__name__, exc_info=error)
+
+    def in_thread(what: threading.ExceptHookArgs) -> None:
+        if what.exc_type is not SystemExit:
+            thread = what.thread.name if what.thread else None
+            log.error(
+                "unhandled exception in a thread", thread=thread, error=what.exc_type.__name__, exc_info=what.exc_value
+            )
+
+    def unraisable(what: "sys.UnraisableHookArgs") -> None:
+        log.error("exception ignored", where=what.object, error=what.exc_type.__name__, exc_info=what.exc_value)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = ended, in_thread, unraisable

@@ -23,8 +23,8 @@ LONGEST_NAME = 128
 _LONGEST_TRACEBACK_LINE = 1_000
 _FIRST_TRACEBACK_LINES, _LAST_TRACEBACK_LINES = 30, 70
 
-# How much of one value that holds others is shown: characters, each part counted as 8 at least; and how deep.
-_BUDGET = 65_536
+# How much of one value that holds others is shown: characters, each part counted as 16 at least; and how deep.
+_BUDGET = 16_384
 _DEEPEST = 10
 _CONTAINERS = (Mapping, list, tuple, set, frozenset)
 
@@ -45,12 +45,12 @@ _NAMED = (
     # key=value: queries, forms, arguments in a `repr`.
     (
         re.compile(r"(?<![\w.%\[\]-])(?P<name>[\w.%\[\]-]++)="),
-        re.compile(r"""(?P<quote>["'])(?:(?!(?P=quote))\\?.)*+(?P=quote)|[^\s&"]++"""),
+        re.compile(r"""(?P<quote>["'])(?:(?!(?<!\\)(?P=quote)).)*+(?P=quote)|[^\s&"]++"""),
     ),
     # 'key': 'value' and (b'key', b'value'): mappings, JSON (also within JSON), headers as ASGI has them.
     (
         re.compile(r"""(?<!\\)(?P<quote>\\*+["'])(?P<name>[\w.%-]++)(?P=quote)\s*+[:,]\s*+b?"""),
-        re.compile(r"""(?P<quote>\\*+["'])(?:(?!(?P=quote))\\?.)*+(?:(?P=quote))?|\d[\w.]*+"""),
+        re.compile(r"""(?P<quote>\\*+["'])(?:(?!(?<!\\)(?P=quote)).)*+(?:(?P=quote))?|\d[\w.]*+"""),
     ),
     # Name: value, a header. Other names have a hyphen: in prose, `token: ...` is more often about a token than one.
     (
@@ -134,13 +134,12 @@ def _without_user_information(match: re.Match[str]) -> str:
 def _hidden_authority(rest: str) -> str:
     """What stands behind `://`, without the user information (RFC 3986, section 3.2.1)."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority:
-        return f"{REDACTED}{rest[authority.rindex('@') :]}"
-    _, colon, port = authority.rpartition(":")
-    if colon and not port.isdigit() and not authority.startswith("[") and "@" in rest:
-        # A password with a special character that should have been written as %XX.
-        return f"{REDACTED}{rest[rest.rindex('@') :]}"
-    return rest
+    end = authority.rfind("@")
+    user, colon, port = authority.partition(":")
+    if colon and not port.isdigit() and not user.startswith("["):
+        # A password, maybe with a special character that should have been written as %XX.
+        end = rest.rfind("@")
+    return rest if end < 0 else f"{REDACTED}{rest[end:]}"
 
 
 def _without_named(value: str, name: re.Pattern[str], secret: re.Pattern[str]) -> str:
@@ -162,7 +161,7 @@ class _Plain:
         self._left = _BUDGET
 
     def convert(self, value: Any, depth: int = 0) -> Any:
-        self._left -= 8
+        self._left -= 16
         try:
             if isinstance(value, Enum):
                 value = value.value
