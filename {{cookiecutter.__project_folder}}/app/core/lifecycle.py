@@ -243,8 +243,9 @@ def serve(settings: Settings, build: Callable[[Settings], Telemetry]) -> int:
         build: makes the application.
     """
     app = build(settings)
-    lost = app.metrics.telemetry_dropped
-    logs = configure_logging(settings, lost.labels("logs").inc)
+    logs = configure_logging(
+        settings, counted=app.metrics.count_log_line, dropped=app.metrics.telemetry_dropped.labels("logs").inc
+    )
     trace.set_tracer_provider(app.tracing.provider)
     try:
         return _serve(settings, app)

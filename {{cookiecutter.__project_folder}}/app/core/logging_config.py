@@ -4,13 +4,19 @@ structlog takes the service's own events; the standard library's loggers (uvicor
 No log call raises, whatever its arguments, and none waits for the reader of stdout.
 """
 
+import asyncio
 import logging
 import math
 import os
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
+from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -18,26 +24,42 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 
+from app.core.bound_logger import bound_logger, level_name
 from app.core.config import FACTS, Settings
 from app.core.correlation import correlation_id
-from app.core.line_writer import LineWriter
+from app.core.line_writer import Line, LineWriter
 from app.core.redaction import REDACTED, is_secret, is_worth_hiding, may_need_care, plain, text, traceback_text
+
+log = structlog.get_logger()
 
 STDOUT = 1
 
 # In bytes: about 20 000 access lines.
 _WAITING = 8 * 2**20
 
+# What an event takes beside its texts, and how much it may take while it waits to be rendered, in bytes.
+_OVERHEAD = 1024
+_LATER = 8192
+
+_UNCHANGING = frozenset({str, int, float, bool, type(None)})
+
 # In bytes. Loki takes 256 KiB.
 _LONGEST_LINE = 128 * 2**10
 
 
-def configure_logging(settings: Settings, dropped: Callable[[int], None], descriptor: int = STDOUT) -> LineWriter:
+def configure_logging(
+    settings: Settings,
+    *,
+    counted: Callable[[str], None] = lambda _: None,
+    dropped: Callable[[int], None] = lambda _: None,
+    descriptor: int = STDOUT,
+) -> LineWriter:
     """Route every log line of this process to one writer, which the caller closes last.
 
     Args:
         settings: the level, and the facts that every line carries.
-        dropped: counts lines that were lost.
+        counted: called with the level of each line, in lower case, before the line may be lost.
+        dropped: called with the number of lines that were lost.
         descriptor: the file descriptor to write to.
     """
     if descriptor == STDOUT and sys.stdout is None:
@@ -45,9 +67,9 @@ def configure_logging(settings: Settings, dropped: Callable[[int], None], descri
         descriptor = os.open(os.devnull, os.O_WRONLY)
     writer = LineWriter(descriptor, _WAITING, dropped)
     level = logging.getLevelNamesMapping()[settings.log_level]
-    lines = Lines(settings)
+    lines = Lines(settings, counted)
     structlog.configure(
-        processors=[lines.render],
+        processors=[lines],
         wrapper_class=bound_logger(level),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
@@ -55,34 +77,58 @@ def configure_logging(settings: Settings, dropped: Callable[[int], None], descri
     logging.basicConfig(handlers=[_Handler(lines, writer)], level=level, force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("uvicorn.error").addFilter(_NotTwice())
+    _log_what_nobody_caught()
     return writer
 
 
 class Lines:
-    """Renders events as lines.
+    """Makes lines of events.
 
     Args:
         settings: the facts that every line carries.
+        counted: called with the level of each, in lower case.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, counted: Callable[[str], None]) -> None:
+        self._counted = counted
         self._constant = {
             "service": FACTS.service.name,
             "environment": settings.environment.value,
             "version": settings.service_version,
         }
 
-    def render(self, _: WrappedLogger, level: str, event: EventDict) -> bytes:
-        """One line of JSON; the last of structlog's processors. Never raises."""
-        try:
-            return self._render(level, structlog.contextvars.merge_contextvars(None, level, event))
-        except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it is given
-            return self._render("error", {"event": "a log line could not be rendered", "error": type(error).__name__})
+    def __call__(self, _: WrappedLogger, level: str, event: EventDict) -> tuple[tuple[Line, int], dict[str, Any]]:
+        """The only one of structlog's processors: the arguments of `LineWriter.write`.
 
-    def _render(self, level: str, event: EventDict) -> bytes:
+        What is small and cannot change any more is rendered later, in the context of now.
+        """
+        self._counted(level)
+        if event.get("exc_info") is True:
+            event["exc_info"] = sys.exception()
+        size, kind = _OVERHEAD, type(None)
+        for value in event.values():
+            kind = type(value)
+            if kind is str:
+                size += len(value)
+            elif kind not in _UNCHANGING:
+                break
+        if size > _LATER or kind not in _UNCHANGING:
+            line = self._render(level, event, time.time())
+            return (line, len(line)), {}
+        return (partial(copy_context().run, self._render, level, event, time.time()), size), {}
+
+    def _render(self, level: str, event: EventDict, at: float) -> bytes:
+        """One line of JSON, the fields of the schema first. Never raises."""
+        try:
+            return _json(self._line(level, structlog.contextvars.merge_contextvars(None, level, event), at))
+        except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it is given
+            event = {"event": "a log line could not be rendered", "error": type(error).__name__}
+            return _json(self._line("error", event, at))
+
+    def _line(self, level: str, event: EventDict, at: float) -> dict[str, Any]:
         span = trace.get_current_span().get_span_context()
         line: dict[str, Any] = {
-            "timestamp": datetime.now(UTC),
+            "timestamp": datetime.fromtimestamp(at, UTC),
             "level": level.upper(),
             **self._constant,
             "event": _shown(event.pop("event", "")),
@@ -97,7 +143,7 @@ class Lines:
             line[free] = REDACTED if is_secret(name) and is_worth_hiding(name, value) else _shown(value)
         if error:
             line["exception"] = _traceback(error)
-        return _json(line)
+        return line
 
 
 def _shown(value: Any) -> Any:
@@ -130,82 +176,6 @@ def _json(line: dict[str, Any]) -> bytes:
     return orjson.dumps(plain({**line, "timestamp": f"{line['timestamp']:%Y-%m-%dT%H:%M:%S.%fZ}"}))
 
 
-def bound_logger(minimum: int) -> type[structlog.BoundLoggerBase]:
-    """What `structlog.make_filtering_bound_logger` makes, except that no call raises, and none needs another thread.
-
-    Args:
-        minimum: the lowest level that is written.
-    """
-
-    def log(self: Any, level: int, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
-        if level >= minimum:
-            _log(self, logging.getLevelName(level).lower(), event, arguments, fields)
-
-    async def alog(self: Any, level: int, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
-        log(self, level, event, *arguments, **fields)
-
-    methods: dict[str, Any] = {"log": log, "alog": alog}
-    for name, level in _LEVELS.items():
-        methods[name], methods[f"a{name}"] = _methods(name) if level >= minimum else (_nothing, _anothing)
-    return type("BoundLogger", (structlog.BoundLoggerBase,), methods)
-
-
-_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-    "exception": logging.ERROR,
-    "critical": logging.CRITICAL,
-}
-
-
-def _methods(name: str) -> tuple[Callable[..., None], Callable[..., Awaitable[None]]]:
-    level = "error" if name == "exception" else name
-
-    def log(self: Any, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
-        if name == "exception":
-            fields.setdefault("exc_info", True)
-        _log(self, level, event, arguments, fields)
-
-    async def alog(self: Any, event: Any = None, /, *arguments: Any, **fields: Any) -> None:
-        log(self, event, *arguments, **fields)
-
-    return log, alog
-
-
-def _log(logger: Any, level: str, event: Any, arguments: tuple[Any, ...], fields: dict[str, Any]) -> None:
-    """Render one event, and write it unless a processor drops it."""
-    if event is None:
-        event = fields.pop("event", "")
-    elif "event" in fields:
-        fields["event_"] = fields.pop("event")
-    if arguments:
-        event = _formatted(event, arguments, fields)
-    try:
-        (line,), _ = logger._process_event(level, event, fields)  # noqa: SLF001 - structlog's "Custom wrappers"
-    except structlog.DropEvent:
-        return
-    logger._logger.write(line)  # noqa: SLF001 - likewise
-
-
-def _formatted(event: Any, arguments: Any, fields: dict[str, Any]) -> Any:
-    """The event with its arguments in place; those that do not fit become a field."""
-    try:
-        return event % (arguments[0] if len(arguments) == 1 and isinstance(arguments[0], Mapping) else arguments)
-    except Exception:  # noqa: BLE001 - an argument's `__str__` may do anything
-        fields["arguments"] = arguments
-        return event
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """Do nothing: the level is too low."""
-
-
-async def _anothing(*_: Any, **__: Any) -> None:
-    """Do nothing: the level is too low."""
-
-
 class _Handler(logging.Handler):
     """Sends the standard library's log records down the same way."""
 
@@ -222,7 +192,8 @@ class _Handler(logging.Handler):
             fields |= {"event": record.msg, "arguments": record.args}
         if record.exc_info:
             fields["exc_info"] = record.exc_info
-        self._writer.write(self._lines.render(None, record.levelname, fields))
+        line, _ = self._lines(None, level_name(record.levelno), fields)
+        self._writer.write(*line)
 
 
 class _NotTwice(logging.Filter):
@@ -230,6 +201,7 @@ class _NotTwice(logging.Filter):
 
     _SAID = frozenset(
         {
+            "ASGI callable returned without starting response.",
             "ASGI callable returned without completing response.",
             # What uvicorn and the package `websockets` say of each WebSocket; the first also of one that was refused.
             "ASGI callable returned without completing handshake.",
@@ -243,4 +215,24 @@ class _NotTwice(logging.Filter):
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.msg not in self._SAID
+        cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+        return not cancelled and record.msg not in self._SAID
+
+
+def _log_what_nobody_caught() -> None:
+    """Errors that Python would print as plain text become lines: those that end the process, a thread, a finaliser."""
+
+    def ended(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+        log.critical("unhandled exception ends the process", error=kind.__name__, exc_info=error)
+
+    def in_thread(what: threading.ExceptHookArgs) -> None:
+        if what.exc_type is not SystemExit:
+            thread = what.thread.name if what.thread else None
+            log.error(
+                "unhandled exception in a thread", thread=thread, error=what.exc_type.__name__, exc_info=what.exc_value
+            )
+
+    def unraisable(what: "sys.UnraisableHookArgs") -> None:
+        log.error("exception ignored", where=what.object, error=what.exc_type.__name__, exc_info=what.exc_value)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = ended, in_thread, unraisable

@@ -123,6 +123,12 @@ class Metrics:
         self.thread_tokens = Gauge(
             "app_thread_tokens", "Threads for blocking calls, by state.", ["state"], registry=registry
         )
+        log_events = Counter(
+            "log_events_total", "Log lines by level, those that were lost included.", ["level"], registry=registry
+        )
+        self._log_events = {
+            level: log_events.labels(level.upper()) for level in ("debug", "info", "warning", "error", "critical")
+        }
         self.telemetry_dropped = Counter(
             "telemetry_dropped_total", "Spans and log lines that were lost.", ["signal"], registry=registry
         )
@@ -144,6 +150,10 @@ class Metrics:
             self.http_requests_timed_out.labels(awaited)
 
         self.requests: Callable[[str, str, int], RequestSeries] = cache(self._request_series)
+
+    def count_log_line(self, level: str) -> None:
+        """Count one line of a level, in lower case; a flood can then be told even when it is not written."""
+        self._log_events[level].inc()
 
     def expect(self, routes: Iterable[tuple[str, str]], statuses: tuple[int, int] = (200, 500)) -> None:
         """Let each (method, route) have series before its first request: ratios then have data from the start."""

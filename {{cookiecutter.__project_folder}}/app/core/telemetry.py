@@ -139,7 +139,18 @@ class Exchange:
     `failure` is the type of an unhandled exception.
     """
 
-    __slots__ = ("_began", "_ended", "_receive", "_send", "broken_by", "complete", "failure", "method", "scope", "status")
+    __slots__ = (
+        "_began",
+        "_ended",
+        "_receive",
+        "_send",
+        "broken_by",
+        "complete",
+        "failure",
+        "method",
+        "scope",
+        "status",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive

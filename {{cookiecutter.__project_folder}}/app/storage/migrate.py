@@ -19,7 +19,7 @@ def migrate(settings: Settings) -> int:
         SettingsError: `STORAGE_URL` is wrong.
     """
     items = connect_storage(settings)
-    logs = configure_logging(settings, dropped=lambda _: None)
+    logs = configure_logging(settings)
     try:
         asyncio.run(_migrate(items))
         log.info("the schema is up to date")
