@@ -25,7 +25,7 @@ test: $(READY) lint types ## Run the tests that need Python packages only
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci'
 
 .PHONY: test-ci
-test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, other Pythons, the lock files
+test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the OpenTelemetry Collector, other Pythons, the lock files
 	$(BIN)/python -m pytest -m ci
 
 .PHONY: test-all

@@ -21,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from demo.inbox import Inbox
@@ -32,9 +33,10 @@ CONTENT_TYPE = "application/x-protobuf"
 
 @dataclass(frozen=True)
 class Span:
-    """One span, in the words of people: ids in hexadecimal, `status` one of unset, ok and error."""
+    """One span, in the words of people: ids in hexadecimal, `kind` as server, `status` one of unset, ok and error."""
 
     name: str
+    kind: str
     trace_id: str
     span_id: str
     parent_span_id: str | None
@@ -176,6 +178,7 @@ def _spans(export: ExportTraceServiceRequest) -> Iterator[Span]:
             for span in of_scope.spans:
                 yield Span(
                     name=span.name,
+                    kind=ProtoSpan.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower(),
                     trace_id=span.trace_id.hex(),
                     span_id=span.span_id.hex(),
                     parent_span_id=span.parent_span_id.hex() or None,

@@ -1,7 +1,9 @@
 """What the longer tests need of a machine, and whether it is there; to tell a person before they run."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,9 +21,22 @@ def postgresql() -> str:
     return f"PostgreSQL for the service: missing (apt-get install postgresql){given}"
 
 
+def go() -> Path | None:
+    """Go, which builds the real components in `tools/`; from 1.21 on it fetches the version that they ask for."""
+    found = shutil.which("go", path=f"{os.environ['PATH']}{os.pathsep}/usr/local/go/bin")
+    if found is None:
+        return None
+    said = subprocess.run([found, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
+    version = re.match(r"go(\d+)\.(\d+)", said)
+    return Path(found) if version and (int(version[1]), int(version[2])) >= (1, 21) else None
+
+
+NO_GO = "missing (apt-get install golang-go on Debian 13 or newer, else https://go.dev/doc/install; 1.21 or newer)"
+
+
 def summary() -> str:
     """A line for each need."""
-    return f"{pythons.summary()}\n{postgresql()}"
+    return f"{pythons.summary()}\n{postgresql()}\nGo for the OpenTelemetry Collector: {go() or NO_GO}"
 
 
 if __name__ == "__main__":

@@ -47,11 +47,14 @@ def free_port() -> int:
             return port
 
 
-def wait_for(condition: Callable[[], object], within: float = 20) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + within
+def wait_for(
+    condition: Callable[[], object], otherwise: str = "it did not come to that in time", timeout: float = 30
+) -> None:
+    """Wait until the condition holds; fail with these words if it does not come to that in time."""
+    deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that in time"
+        if time.monotonic() > deadline:
+            pytest.fail(otherwise)
         time.sleep(0.02)
 
 

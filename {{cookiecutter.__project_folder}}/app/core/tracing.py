@@ -1,18 +1,16 @@
-"""Traces: the OpenTelemetry SDK and its official OTLP/HTTP exporter, put together so that neither delays anything.
+"""Traces: the OpenTelemetry SDK, its sampler and its resource, and an end in bounded time.
 
 The SDK would register an exit handler that can wait half a minute for a dead collector; here the process waits for a
 bounded time and counts what it could not send.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
@@ -26,6 +24,7 @@ from opentelemetry.sdk.trace.sampling import Sampler as SpanSampler
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 
 from app.core.config import FACTS, Sampler, Settings
+from app.core.span_export import CountingProcessor, Losses, otlp_exporter
 
 # The context of a request that names no trace.
 NO_PARENT = Context()
@@ -40,6 +39,8 @@ class Tracing:
     """
 
     def __init__(self, settings: Settings, lost: Callable[[int], None]) -> None:
+        # What logs and metrics say too, so that one signal leads to the other: it wins over OTEL_SERVICE_NAME and
+        # OTEL_RESOURCE_ATTRIBUTES, of which the SDK adds the rest (OpenTelemetry specification, "Resource SDK").
         resource = Resource.create(
             {
                 "service.name": FACTS.service.name,
@@ -52,12 +53,12 @@ class Tracing:
         self.provider = TracerProvider(
             resource=resource, sampler=sampler(settings), id_generator=self._ids, shutdown_on_exit=False
         )
+        self._losses = Losses(lost)
         self._processor: CountingProcessor | None = None
         if settings.traces_endpoint:
-            exporter = OTLPSpanExporter(settings.traces_endpoint, timeout=settings.otel_exporter_otlp_timeout)
             self._processor = CountingProcessor(
-                exporter,
-                lost,
+                *otlp_exporter(settings.traces_endpoint, settings.otel_exporter_otlp_timeout),
+                self._losses.add,
                 capacity=settings.otel_bsp_max_queue_size,
                 delay_ms=settings.otel_bsp_schedule_delay,
             )
@@ -85,14 +86,17 @@ class Tracing:
         return self.tracer.start_span(name, parent, SpanKind.SERVER, attributes())
 
     def shutdown(self, timeout: float) -> int:
-        """Send what waits, for at most `timeout` seconds; count the rest as lost, and return how many those are.
+        """Send what waits, for at most `timeout` seconds; count the rest as lost, and return how many did not arrive.
 
         The SDK's own timeouts do not hold while an export is under way, hence the thread that may be left behind.
         """
+        self._losses.tell()
         flush = threading.Thread(target=self.provider.shutdown, name="trace-flush", daemon=True)
         flush.start()
         flush.join(timeout)
-        return self._processor.count_unsent() if self._processor else 0
+        if self._processor:
+            self._processor.close()
+        return self._losses.untold
 
 
 class _HandedIds(RandomIdGenerator):
@@ -106,81 +110,6 @@ class _HandedIds(RandomIdGenerator):
 
     def generate_trace_id(self) -> int:
         return self._handed.__dict__.pop("trace_id", None) or super().generate_trace_id()
-
-
-class CountingProcessor(BatchSpanProcessor):
-    """A batch processor that tells of every span it could not deliver.
-
-    The SDK pushes spans out of a full queue without a word that a program could count, so this one bounds the queue
-    itself: what does not fit is refused, and counted at once.
-
-    Args:
-        exporter: sends the batches.
-        lost: called with the number of spans that did not fit, that the collector refused, or that were unsent at the
-            end.
-        capacity: how many spans may wait, those on their way included.
-        delay_ms: how long a span waits for others to be sent with, in milliseconds.
-    """
-
-    def __init__(
-        self, exporter: SpanExporter, lost: Callable[[int], None], *, capacity: int = 2048, delay_ms: int = 5000
-    ) -> None:
-        self._lost = lost
-        self._capacity = capacity
-        self._pending = 0
-        self._lock = threading.Lock()
-        super().__init__(
-            _Settling(exporter, self._settle),
-            max_queue_size=capacity,
-            schedule_delay_millis=delay_ms,
-            max_export_batch_size=min(512, capacity),
-        )
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Take a finished span."""
-        if not (span.context and span.context.trace_flags.sampled):
-            return
-        with self._lock:
-            fits = self._pending < self._capacity
-            self._pending += fits
-        if fits:
-            super().on_end(span)
-        else:
-            self._lost(1)
-
-    def _settle(self, count: int, *, sent: bool) -> None:
-        with self._lock:
-            # After `count_unsent` an export may still come back; its spans were counted.
-            count = min(count, self._pending)
-            self._pending -= count
-        if not sent:
-            self._lost(count)
-
-    def count_unsent(self) -> int:
-        """Count the spans that are still waiting as lost; how many those are. Nothing is sent after this."""
-        with self._lock:
-            unsent, self._pending = self._pending, 0
-        self._lost(unsent)
-        return unsent
-
-
-class _Settling(SpanExporter):
-    """Tells how each batch ended."""
-
-    def __init__(self, exporter: SpanExporter, settle: Callable[..., None]) -> None:
-        self._exporter = exporter
-        self._settle = settle
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = SpanExportResult.FAILURE
-        try:
-            result = self._exporter.export(spans)
-        finally:
-            self._settle(len(spans), sent=result is SpanExportResult.SUCCESS)
-        return result
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()
 
 
 def sampler(settings: Settings) -> SpanSampler:

@@ -113,7 +113,7 @@ class Traffic:
             last = [answer for answer in self.answers if answer.path != LIVE][-20:]
             return len(last) == 20 and all(answer.began > began and answer.status < 300 for answer in last)
 
-        wait_for(all_succeed, within)
+        wait_for(all_succeed, timeout=within)
         return time.monotonic() - began
 
     def _repeat(self, action: Callable[[], None]) -> None:

@@ -63,7 +63,7 @@ class LoadBalancer:
     def add(self, replica: Service) -> None:
         """Know of one more replica, and wait until requests reach it."""
         self._replicas += (replica.url,)
-        wait_for(lambda: replica.url in self._ready, within=60)
+        wait_for(lambda: replica.url in self._ready, timeout=60)
 
     def wait_until_unready(self, replica: Service) -> None:
         """Wait until no more requests are sent to a replica."""
