@@ -7,17 +7,21 @@ import ctypes
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from load import Target
+
 HERE = Path(__file__).resolve().parent
+APPS = HERE / "apps"
 HOST = "127.0.0.1"
 ITEMS = "/api/v1/items"
 
@@ -67,40 +71,42 @@ class App:
 
     name: str
     arguments: tuple[str, ...]
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def routes(self) -> int:
+        """How many routes it has besides its own."""
+        return int(self.environment.get("THING_ROUTES", 0))
+
+    @property
+    def last_route(self) -> str:
+        """A path of the route that was registered last, and is the last to be found."""
+        return f"/api/v1/things-{self.routes // 5 - 1}/1"
+
+    def with_routes(self, number: int) -> Self:
+        """The same with more routes, a multiple of five."""
+        arguments = (str(APPS / "service.py"),) if self.arguments == _AS_SHIPPED else self.arguments
+        return replace(self, arguments=arguments, environment={**self.environment, "THING_ROUTES": str(number)})
 
 
-def bare(name: str = "bare") -> App:
-    """FastAPI by its documentation."""
-    return App(name, _uvicorn("bare"))
-
-
-def usual(sampling: float) -> App:
-    """The bare application with the usual telemetry stack."""
-    return App(f"usual {sampling:.0%}", _uvicorn("usual"), _sampled(sampling))
-
-
-def plain() -> App:
-    """The service's routes and server flags without telemetry."""
-    return App("routes only", (str(HERE / "apps" / "plain.py"),))
-
-
-def service(sampling: float, **settings: str) -> App:
-    """The service as shipped."""
-    return App(f"service {sampling:.0%}", ("-m", "app"), _sampled(sampling) | settings)
-
-
-def service_of(app: App) -> App:
-    """The same service, started so that `THING_ROUTES` adds routes."""
-    return App(app.name, (str(HERE / "apps" / "service.py"),), app.environment)
+_AS_SHIPPED = ("-m", "app")
 
 
 def _uvicorn(module: str) -> tuple[str, ...]:
     return ("-m", "uvicorn", f"{module}:app", "--host", HOST, "--port", "{port}", "--no-access-log")
 
 
-def _sampled(sampling: float) -> dict[str, str]:
-    return {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": str(sampling)}
+def _sampled(ratio: float) -> dict[str, str]:
+    return {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": str(ratio)}
+
+
+BARE = App("bare FastAPI", _uvicorn("bare"))
+ROUTES_ONLY = App("the service's routes only", (str(APPS / "plain.py"),))
+SERVICE_NONE = App("service, 0 %", _AS_SHIPPED, _sampled(0.0))
+SERVICE = App("service, 10 %", _AS_SHIPPED, _sampled(0.1))
+SERVICE_ALL = App("service, 100 %", _AS_SHIPPED, _sampled(1.0))
+USUAL = App("usual stack, 10 %", _uvicorn("usual"), _sampled(0.1))
+USUAL_ALL = App("usual stack, 100 %", _uvicorn("usual"), _sampled(1.0))
 
 
 class Server:
@@ -109,12 +115,12 @@ class Server:
     Args:
         app: what it runs.
         stage: where it runs.
-        more: settings that this run adds.
     """
 
-    def __init__(self, app: App, stage: "Stage", **more: str) -> None:
+    def __init__(self, app: App, stage: "Stage") -> None:
         self.app = app
         self.port, self.metrics_port = stage.port(), stage.port()
+        self.asked = 0
         self._stage = stage
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         self._environment = (
@@ -128,10 +134,9 @@ class Server:
                 "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{stage.sink_port}/{self.port}",
                 # A hash seed decides how long dictionaries' chains are: by chance, one side would be faster.
                 "PYTHONHASHSEED": "0",
-                "PYTHONPATH": os.pathsep.join((str(stage.service), str(HERE / "apps"))),
+                "PYTHONPATH": os.pathsep.join((str(stage.service), str(APPS))),
             }
-            | app.environment
-            | more
+            | dict(app.environment)
         )
 
     def __enter__(self) -> Self:
@@ -188,6 +193,10 @@ class Server:
         pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def target(self, request: bytes, status: int = 200) -> Target:
+        """A request to this server, for load."""
+        return Target(self.port, request, status)
+
     def ask(self, method: str, path: str, content: Any = None, port: int | None = None) -> str:
         """Send one request; the body of the answer.
 
@@ -200,6 +209,7 @@ class Server:
             headers = {} if content is None else {"Content-Type": "application/json"}
             connection.request(method, path, None if content is None else json.dumps(content), headers)
             answer = connection.getresponse()
+            self.asked += port is None
             text = answer.read().decode()
         finally:
             connection.close()
@@ -248,7 +258,7 @@ class Stage:
     def __enter__(self) -> Self:
         """Compile byte code, as images do, and start the sink."""
         os.sched_setaffinity(0, {self.load_core})
-        compile_all = ["-m", "compileall", "-q", str(self.service / "app"), str(HERE / "apps")]
+        compile_all = ["-m", "compileall", "-q", str(self.service / "app"), str(APPS)]
         subprocess.run([self.python, *compile_all], check=True)
         self.errors = self._errors_file.open("wb")
         self.sink_port = self.port()
@@ -265,9 +275,12 @@ class Stage:
         os.sched_setaffinity(0, {self.server_core, self.load_core})
 
     def port(self) -> int:
-        """A port that nobody here uses."""
-        self._next_port += 1
-        return self._next_port
+        """A free port below those that the system gives to clients, of which there are many here."""
+        while True:
+            self._next_port += 1
+            with socket.socket() as listener, suppress(OSError):
+                listener.bind((HOST, self._next_port))
+                return self._next_port
 
     def said(self) -> str:
         """The end of what servers wrote to stderr."""

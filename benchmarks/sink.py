@@ -12,25 +12,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+_bodies: defaultdict[str, list[bytes]] = defaultdict(list)
+_counts: Counter[str] = Counter()
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    bodies: defaultdict[str, list[bytes]] = defaultdict(list)
-    counts: Counter[str] = Counter()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.bodies[self.path.split("/")[1]].append(body)
+        _bodies[self.path.split("/")[1]].append(body)
         self._answer("application/x-protobuf", b"")
 
     def do_GET(self) -> None:
         name = self.path.strip("/")
-        bodies = self.bodies[name]
+        bodies = _bodies[name]
         while bodies:
             export = ExportTraceServiceRequest.FromString(bodies.pop())
             spans = (span for one in export.resource_spans for scope in one.scope_spans for span in scope.spans)
-            self.counts[name] += sum(span.kind == Span.SPAN_KIND_SERVER for span in spans)
-        self._answer("application/json", json.dumps(self.counts[name]).encode())
+            _counts[name] += sum(span.kind == Span.SPAN_KIND_SERVER for span in spans)
+        self._answer("application/json", json.dumps(_counts[name]).encode())
 
     def _answer(self, content_type: str, body: bytes) -> None:
         self.send_response(200)

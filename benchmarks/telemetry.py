@@ -1,76 +1,110 @@
 """What telemetry costs a request, in CPU time, against bare FastAPI and against the usual stack."""
 
 import argparse
-import statistics
+import os
+import platform
+import resource
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import servers
-from load import Target, closed_loop, request
-from servers import ITEMS, App, Server, Stage
+from figures import Results
+from generation import generation
+from measure import FULL, QUICK, measure
+from report import markdown, plot, summary
+from servers import BenchmarkError, Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".cache" / "benchmarks" / "bin" / "python"
+PAGE = ROOT / "docs" / "telemetry-cost.md"
+PLOT = PAGE.with_suffix(".svg")
+
+# Between these lines the page is written by `--write`, the rest of it by people.
+BEGIN, END = "<!-- measured by make bench -->\n", "<!-- end -->\n"
+
+PACKAGES = (
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "pydantic",
+    "structlog",
+    "prometheus-client",
+    "opentelemetry-sdk",
+    "opentelemetry-instrumentation-fastapi",
+    "prometheus-fastapi-instrumentator",
+    "asgi-correlation-id",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--service", type=Path)
-    parser.add_argument("--python", type=Path, default=PYTHON)
-    parser.add_argument("--windows", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=6)
-    parser.add_argument("--connections", type=int, default=64)
-    options = parser.parse_args(arguments)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        stage = stack.enter_context(Stage(options.service.resolve(), options.python, folder))
-        apps = [
-            servers.bare(),
-            servers.bare("bare again"),
-            servers.plain(),
-            servers.service(0),
-            servers.service(0.1),
-            servers.service(1),
-            servers.usual(0.1),
-            servers.usual(1),
-        ]
-        running = [stack.enter_context(Server(app, stage)) for app in apps]
-        ids = [seed(server) for server in running]
-        for name, targets in {
-            "list": [Target(s.port, request("GET", ITEMS)) for s in running],
-            "read": [Target(s.port, request("GET", f"{ITEMS}/{i}")) for s, i in zip(running, ids, strict=True)],
-        }.items():
-            closed_loop(targets, options.connections, 2)
-            costs = [window(running, targets, options.connections, options.seconds) for _ in range(options.windows)]
-            print(f"\n{name}: µs a request; bare / app [min..max]; usual 10% / app, usual 100% / app")
-            for index, app in enumerate(apps):
-                us = statistics.median(c[index] for c in costs)
-                ratios = [c[0] / c[index] for c in costs]
-                extra = ", ".join(f"{statistics.median(c[other] / c[index] for c in costs):.2f}" for other in (2, 6, 7))
-                print(
-                    f"{app.name:14} {us:7.1f}  {statistics.median(ratios):.3f} "
-                    f"[{min(ratios):.3f}..{max(ratios):.3f}]  routes only, usual, usual: {extra}"
-                )
+    """Measure, print what was found, and write the page when that is asked for."""
+    options = _parser().parse_args(arguments)
+    # Each connection is a file, on both sides.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    began = time.monotonic()
+    try:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            service = options.service or generated(folder / "service")
+            stage = stack.enter_context(Stage(service.resolve(), options.python, folder))
+            results = measure(stage, QUICK if options.quick else FULL)
+    except BenchmarkError as error:
+        print(error, file=sys.stderr)
+        return 1
+    text = markdown(results, list(_facts(options.python, options.date, time.monotonic() - began)))
+    print(f"{text}\n{summary(results)}")
+    if options.write:
+        write(results, text)
     return 0
 
 
-def seed(server: Server) -> str:
-    import json
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the most important figures, in two minutes")
+    parser.add_argument("--write", action="store_true", help=f"also write {PAGE.name} and {PLOT.name} in docs")
+    parser.add_argument("--service", type=Path, help="a generated service (default: generate one)")
+    parser.add_argument("--python", type=Path, default=PYTHON, help="the interpreter of the benchmark's environment")
+    parser.add_argument("--date", default=f"{datetime.now(UTC):%Y-%m-%d}", help="the date to state (default: today)")
+    return parser
 
-    for number in range(5):
-        item = json.loads(server.ask("POST", ITEMS, {"name": f"Item {number}", "price": "9.99"}))
-    return str(item["id"])
+
+def generated(folder: Path) -> Path:
+    """Generate the default service below a new folder, and return where it is."""
+    generation(folder, hooks=True)
+    (project,) = (folder / "output").iterdir()
+    return project
 
 
-def window(running: Sequence[Server], targets: Sequence[Target], connections: int, seconds: float) -> list[float]:
-    before = [server.cpu_ns() for server in running]
-    counts = closed_loop(targets, connections, seconds)
-    after = [server.cpu_ns() for server in running]
-    return [(b - a) / 1000 / count for a, b, count in zip(before, after, counts, strict=True)]
+def write(results: Results, text: str) -> None:
+    """Put what was measured into the page, and draw its plot."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    PLOT.write_text(plot(results.requests["list"], "CPU time of GET /api/v1/items, five items"), encoding="utf-8")
+
+
+def _facts(python: Path, date: str, seconds: float) -> Iterable[str]:
+    """Where and with what it was measured."""
+    yield f"{date}, in {seconds / 60:.0f} minutes."
+    yield f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}."
+    code = "import platform, sys; from importlib.metadata import version; print(platform.python_version())\n"
+    code += "for name in sys.argv[1:]: print(name, version(name))"
+    command = [str(python), "-c", code, *PACKAGES]
+    interpreter, *packages = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    yield f"Python {interpreter}: {', '.join(packages)}."
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

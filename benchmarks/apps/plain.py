@@ -1,7 +1,7 @@
 """The service's own routes, models and store behind the same server flags, without telemetry and without guards.
 
-The other side of "same routes and server flags": what is missing here is all that the template puts around routes, which
-is the telemetry, the limits, load shedding, the deadline, the breaker with its retries, and the stricter HTTP parser.
+The other side of "same routes and server flags": what is missing here is all that the template puts around routes,
+which is telemetry, limits, load shedding, the deadline, the breaker with its retries, and the stricter HTTP parser.
 """
 
 import gc

@@ -13,22 +13,22 @@ import structlog
 from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
 from bare import app
 from fastapi import Request, Response
-from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import format_span_id, format_trace_id, get_current_span, set_tracer_provider
 from prometheus_fastapi_instrumentator import Instrumentator
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 
 def add_trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Add the ids of the current span (structlog's documentation, "OpenTelemetry")."""
-    context = trace.get_current_span().get_span_context()
+    context = get_current_span().get_span_context()
     if context.is_valid:
-        event["trace_id"] = trace.format_trace_id(context.trace_id)
-        event["span_id"] = trace.format_span_id(context.span_id)
+        event["trace_id"] = format_trace_id(context.trace_id)
+        event["span_id"] = format_span_id(context.span_id)
     return event
 
 
@@ -89,5 +89,5 @@ Instrumentator().instrument(app).expose(app)
 # Sampler, endpoint and batching come from the environment, as everywhere.
 provider = TracerProvider(resource=Resource.create({"service.name": "usual"}))
 provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-trace.set_tracer_provider(provider)
+set_tracer_provider(provider)
 FastAPIInstrumentor.instrument_app(app, excluded_urls="metrics")
