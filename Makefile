@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVICE := {{cookiecutter.__project_folder}}
+BENCHMARKS := .cache/benchmarks/.ready
 
 # The first Python that is new enough and can make environments; set PYTHON to choose another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: $(READY) ## Generate the default service, start it, and follow one request through its telemetry
@@ -50,8 +51,13 @@ types: $(READY) ## Check the types
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(READY) ## Measure how long generation takes, and write docs/generation-speed.md
+bench: $(READY) $(BENCHMARKS) ## Measure generation and the cost of telemetry (15 minutes), and write their pages in docs/
 	$(BIN)/python benchmarks/generation.py --write
+	$(BIN)/python benchmarks/telemetry.py --write
+
+.PHONY: bench-quick
+bench-quick: $(READY) $(BENCHMARKS) ## Measure the most important of that in two minutes, and write nothing
+	$(BIN)/python benchmarks/telemetry.py --quick
 
 .PHONY: lock
 lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
@@ -66,4 +72,10 @@ $(READY): requirements.txt
 	@echo 'Installing the locked requirements into $(VENV) ...'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@touch $@
+
+$(BENCHMARKS): benchmarks/requirements.txt | $(READY)
+	@echo 'Installing what the service is compared with into $(@D) ...'
+	@$(BIN)/python -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@

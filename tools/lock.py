@@ -30,7 +30,13 @@ SERVICE_LOCKS = {
     profile: (service_lock("requirements-prod.txt", profile), service_lock("requirements.txt", profile))
     for profile in PROFILES
 }
-LOCKS = ("constraints.txt", "requirements.txt", *(name for names in SERVICE_LOCKS.values() for name in names))
+BENCHMARKS_LOCK = "benchmarks/requirements.txt"
+LOCKS = (
+    "constraints.txt",
+    "requirements.txt",
+    BENCHMARKS_LOCK,
+    *(name for names in SERVICE_LOCKS.values() for name in names),
+)
 
 # One lock for every supported Python and platform; annotations would name the generated project.
 UNIVERSAL = ("--quiet", "--universal", "--python-version", "3.11", "--no-annotate")
@@ -42,7 +48,8 @@ def compile_locks(target: Path, *, upgrade: bool = False) -> None:
     Raises:
         subprocess.CalledProcessError: generation failed, or no versions fit together.
     """
-    (target / SERVICE).mkdir(parents=True, exist_ok=True)
+    for name in LOCKS:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
     constraints = target / "constraints.txt"
     if constraints != ROOT / "constraints.txt" and (ROOT / "constraints.txt").exists():
         shutil.copy(ROOT / "constraints.txt", constraints)
@@ -50,11 +57,13 @@ def compile_locks(target: Path, *, upgrade: bool = False) -> None:
     with tempfile.TemporaryDirectory() as folder:
         services = {profile: _generate(Path(folder, profile), profile) for profile in PROFILES}
         everything = [word for service in services.values() for word in ("--group", f"{service}:dev", str(service))]
-        _compile(constraints, "--no-header", *own, *everything, *(["--upgrade"] if upgrade else []))
+        compared = ("--group", f"{ROOT / 'pyproject.toml'}:benchmarks")
+        _compile(constraints, "--no-header", *own, *compared, *everything, *(["--upgrade"] if upgrade else []))
         # Extras stay in a lock: without them, pip before 24 takes the newest version of such a package instead.
         header = ("--custom-compile-command", "make lock")
         locked = ("--generate-hashes", "--no-strip-extras", *header, "--constraints", str(constraints))
         _compile(target / "requirements.txt", *locked, *own)
+        _compile(target / BENCHMARKS_LOCK, *locked, *compared, str(services["postgresql"]))
         for profile, service in services.items():
             production, development = SERVICE_LOCKS[profile]
             _compile(target / production, *locked, str(service))
