@@ -197,7 +197,7 @@ class _Handler(logging.Handler):
 
 
 class _NotTwice(logging.Filter):
-    """Drops what uvicorn says of requests: the telemetry layer has logged each, and what broke it off with its cause."""
+    """Drops what uvicorn says of requests: the telemetry layer has told of each, and of what broke it off."""
 
     _SAID = frozenset(
         {

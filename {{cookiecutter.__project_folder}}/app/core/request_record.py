@@ -27,8 +27,8 @@ class RequestRecord(NamedTuple):
     """A request that is over.
 
     `seconds` go from its arrival to the last byte of its response. `broken_by` is what kept the response from its end:
-    `error`, `disconnect` (the client left) or `cancelled`. The span is current in `context`. `failure` is the type of an
-    unhandled exception, which a background task may raise after all is sent.
+    `error`, `disconnect` (the client left) or `cancelled`. The span is current in `context`. `failure` is the type of
+    an unhandled exception, which a background task may raise after all is sent.
     """
 
     scope: Scope

@@ -98,6 +98,9 @@ class Telemetry:
             if exchange.complete:
                 raise
             await self._stop(exchange)
+        except BaseException:
+            exchange.break_off("cancelled")
+            raise
         finally:
             exchange.break_off("error")
             self._recorder.end(exchange.record(span, context))

@@ -28,7 +28,7 @@ import pytest
 from app.core.config import Settings, SettingsError, connect_storage
 from app.storage.sql import SqlItems
 from tests.postgres import Postgres, run_sql
-from tests.support import Service
+from tests.support import Service, wait_for
 
 pytestmark = pytest.mark.postgres
 
@@ -160,14 +160,6 @@ def ask(client: httpx.Client, method: str, path: str, **arguments: Any) -> Answe
         return Answer(path, began, time.monotonic() - began, 0, None, repr(error))
     retry_after = response.headers.get("Retry-After")
     return Answer(path, began, time.monotonic() - began, response.status_code, retry_after, response.text)
-
-
-def wait_for(condition: Callable[[], object], within: float = 10) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.02)
 
 
 def admin(server: Postgres, *statements: str, database: str = "postgres") -> None:

@@ -1,9 +1,7 @@
 """The service as a process: how it starts, what it says, how it ends."""
 
 import signal
-import socket
 import threading
-import time
 from collections.abc import Callable
 
 import httpx
