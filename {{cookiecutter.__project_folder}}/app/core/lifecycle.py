@@ -210,9 +210,9 @@ class Server(uvicorn.Server):
             log.critical("the start failed", error=f"{type(error).__name__}: {error}", exc_info=True)
             raise SystemExit(START_FAILED) from error
         self.lifespan.state.update(state or {})
-        # What the start made lives as long as the process: no collection needs to look at it again.
-        gc.collect()
+        # What the start made lives as long as the process: no collection needs to look at it ever.
         gc.freeze()
+        gc.enable()
 
     async def _close(self) -> None:
         try:

@@ -598,6 +598,19 @@ def test_sigterm_ends_the_process_in_time_while_nothing_answers(server: Postgres
         assert_ends_well(service)
 
 
+def test_a_start_that_waits_for_a_silent_database_ends_when_told_to(
+    server: Postgres, start: Start, environment: dict[str, str]
+) -> None:
+    with frozen(server):
+        # It brings the schema up to date at its start, and no limit in time counts for that.
+        service = start(**{**environment, "ENVIRONMENT": "development"})
+        assert service.process.stdout is not None
+        assert "Started server process" in service.process.stdout.readline()
+        lines = assert_ends_well(service)
+
+    assert "stopped before it had started" in [line["event"] for line in lines]
+
+
 def test_the_password_is_told_to_nobody(server: Postgres, start: Start, migrated: dict[str, str], serve: Start) -> None:
     said = []
     service = serve(**BREAKER_OFF, LOG_LEVEL="DEBUG", OTEL_TRACES_SAMPLER="always_on")
