@@ -94,6 +94,18 @@ def wait_for(condition: Callable[[], object], otherwise: str) -> None:
         sleep(0.05)
 
 
+def test_a_go_that_cannot_build_it_is_none_and_the_failure_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "go"
+    old.write_text("#!/bin/sh\necho go1.19.8\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(pytest.fail.Exception, match="apt-get install golang-go"):
+        build()
+
+
 def test_a_span_comes_whole_out_of_the_collector(
     service: Service, collector: Collector, receiver: OtlpReceiver
 ) -> None:

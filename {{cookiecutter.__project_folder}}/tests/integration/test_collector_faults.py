@@ -377,9 +377,10 @@ def test_the_exporter_reads_its_standard_variables(
 
 def test_the_sdk_reads_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3")
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "1")
 
     with traced() as (tracing, collector):
-        tracing.tracer.start_span("x", attributes={"text": "abcdef"}).end()
+        tracing.tracer.start_span("x", attributes={"first": "f", "text": "abcdef"}).end()
 
     assert collector.spans[0].attributes == {"text": "abc"}
 

@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision, StaticSampler
 from structlog.testing import capture_logs
 
 from app.core.span_export import Answers, CountingProcessor, Losses, otlp_exporter
@@ -92,6 +93,18 @@ def test_a_span_that_does_not_fit_is_counted_at_once() -> None:
     assert (exporter.sent, lost.total()) == (100, 900)
 
 
+def test_a_span_that_is_recorded_but_not_sampled_is_neither_sent_nor_lost() -> None:
+    exporter, lost = Exporter("succeed"), Lost()
+    provider, processor = processing(exporter, lost)
+    provider.sampler = StaticSampler(Decision.RECORD_ONLY)
+
+    end_spans(provider, 10)
+    provider.shutdown()
+    processor.close()
+
+    assert (exporter.sent, lost) == (0, [])
+
+
 def test_a_span_counts_once_though_its_export_comes_back_after_the_end() -> None:
     exporter, lost = Exporter("hang"), Lost()
     provider, processor = processing(exporter, lost)
@@ -159,6 +172,16 @@ def test_an_answer_tells_what_became_of_the_spans(
     assert result is (SpanExportResult.SUCCESS if rejected or not problem else SpanExportResult.FAILURE)
     assert answers.rejected == rejected
     assert problem in answers.problem if problem else answers.problem == ""
+
+
+def test_the_certificates_are_those_of_the_standard_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.pem")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "client.pem")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", "client.key")
+
+    _, answers = otlp_exporter("https://127.0.0.1:9/v1/traces", timeout=0.1)
+
+    assert (answers.verify, answers.cert) == ("ca.pem", ("client.pem", "client.key"))
 
 
 def test_what_keeps_a_collector_from_answering_is_told_in_one_word(monkeypatch: pytest.MonkeyPatch) -> None:
