@@ -8,6 +8,18 @@ import re
 from contextvars import ContextVar
 from random import getrandbits
 
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    Getter,
+    Setter,
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
 HEADER = "X-Correlation-ID"
 
 # Safe in a header, a log query and a URL alike, and bounded, because a stranger chooses it.
@@ -21,3 +33,29 @@ def accept(header: bytes | None) -> str:
     if header is not None and _VALID.fullmatch(header):
         return header.decode("ascii")
     return f"{getrandbits(128):032x}"
+
+
+class CorrelationPropagator(TextMapPropagator):
+    """Sends the id along with what a request makes the service ask of others."""
+
+    def extract(
+        self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
+    ) -> Context:
+        """Take nothing: what comes in is judged by `accept`, once."""
+        return Context() if context is None else context
+
+    def inject(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        """Set the header, where there is an id."""
+        if current := correlation_id.get():
+            setter.set(carrier, HEADER, current)
+
+    @property
+    def fields(self) -> set[str]:
+        """The headers that `inject` may set."""
+        return {HEADER}
+
+
+# Trace and correlation id, for everything that goes out.
+PROPAGATOR = CompositePropagator([TraceContextTextMapPropagator(), CorrelationPropagator()])

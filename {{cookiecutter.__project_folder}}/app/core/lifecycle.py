@@ -20,8 +20,10 @@ from types import FrameType
 import structlog
 import uvicorn
 from opentelemetry import trace
+from opentelemetry.propagate import set_global_textmap
 
 from app.core.config import Settings
+from app.core.correlation import PROPAGATOR
 from app.core.http_protocol import BoundedHttp
 from app.core.logging_config import configure_logging
 from app.core.telemetry import Telemetry
@@ -247,6 +249,7 @@ def serve(settings: Settings, build: Callable[[Settings], Telemetry]) -> int:
         settings, counted=app.metrics.count_log_line, dropped=app.metrics.telemetry_dropped.labels("logs").inc
     )
     trace.set_tracer_provider(app.tracing.provider)
+    set_global_textmap(PROPAGATOR)
     try:
         return _serve(settings, app)
     finally:
