@@ -88,7 +88,8 @@ class WebSockets:
                 pass
             else:
                 broken_by = "error"
-                span.record_exception(error)
+                if span.is_recording():
+                    span.record_exception(error)
                 log.exception("unhandled exception", error=type(error).__name__)
                 await connection.end(500, INTERNAL_ERROR)
         except BaseException:

@@ -1,0 +1,277 @@
+"""What every kind of request leaves behind: response, metrics, log lines and span, in the same words.
+
+The kinds are the table of docs/architecture/TELEMETRY.md. Each is a client that does something to a real service; all
+that the service then says is read, and nothing may be missing or left over. Every kind is tried on the service as it
+is, and with a middleware of the usual sort, which runs the application in another task.
+"""
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from app.core.config import FACTS
+from app.core.route_templates import UNMATCHED
+from tests.kinds import BODY_BYTES, CROWD, HEADER_BYTES, KINDS, URI_BYTES, Kind
+from tests.observe import Answer, Observed, Series, write_request
+from tests.otlp import Collector, Received
+
+PARENT = "00f067aa0ba902b7"
+
+COUNTED = (
+    "http_requests_total",
+    "http_request_duration_seconds_count",
+    "http_responses_incomplete_total",
+    "http_requests_shed_total",
+    "http_requests_timed_out_total",
+    "http_requests_in_progress",
+    "websocket_connections",
+    "telemetry_dropped_total",
+)
+SECURITY_HEADERS = ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Content-Security-Policy")
+SCHEMA = (
+    *("timestamp", "level", "service", "environment", "version"),
+    *("event", "correlation_id", "trace_id", "span_id"),
+)
+
+T = TypeVar("T")
+
+
+class Zoo(Observed):
+    """A zoo and what it must have counted so far."""
+
+    def __init__(self, folder: Path, collector: Collector, variant: str) -> None:
+        super().__init__(
+            folder,
+            collector,
+            ZOO=variant,
+            MAX_URI_BYTES=str(URI_BYTES),
+            MAX_HEADER_BYTES=str(HEADER_BYTES),
+            MAX_BODY_BYTES=str(BODY_BYTES),
+            MAX_CONCURRENT_REQUESTS=str(CROWD),
+            REQUEST_TIMEOUT_SECONDS="2",
+            DRAIN_SECONDS="1",
+            HEALTH_CHECK_CACHE_SECONDS="0",
+        )
+        self.variant = variant
+        self.counted: Counter[Series] = Counter()
+        self.traced: Counter[str] = Counter()
+        self.numbers = count(1)
+        self.lines()
+
+    def ids(self) -> tuple[str, str]:
+        """A correlation id and a trace id that were never used."""
+        number = next(self.numbers)
+        return f"kind-{number}", f"{number:032x}"
+
+    def count(self, new: Counter[Series]) -> tuple[Counter[Series], Counter[Series]]:
+        """What has been counted so far, and what should have been: these and nothing else since the last time."""
+        expected = self.counted + new
+        actual = eventually(lambda: self.series(*COUNTED), dict(expected))
+        self.counted = Counter({name: int(value) for name, value in actual.items()})
+        return self.counted, expected
+
+    def lines_of(self, events: list[str]) -> list[dict[str, Any]]:
+        """All lines that are new, once they have these events."""
+        lines: list[dict[str, Any]] = []
+
+        def seen() -> list[str]:
+            lines.extend(self.lines())
+            return sorted(line["event"] for line in lines)
+
+        eventually(seen, events)
+        return lines
+
+
+def eventually(get: Callable[[], T], expected: T, timeout: float = 10) -> T:
+    """The value once it is as expected, or what it is when the time is over."""
+    deadline = time.monotonic() + timeout
+    while (actual := get()) != expected and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return actual
+
+
+@pytest.fixture(scope="module", params=["plain", "dispatch"])
+def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+    """A zoo that is ready."""
+    with Collector() as collector:
+        zoo = Zoo(tmp_path_factory.mktemp("zoo"), collector, request.param)
+        yield zoo
+        zoo.kill()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_request_is_told_in_the_same_words_everywhere(zoo: Zoo, kind: Kind) -> None:
+    if zoo.variant == "dispatch":
+        kind = kind.dispatched()
+    correlation_id, trace_id = zoo.ids()
+
+    answer = kind.client(zoo, kind, raw_request(kind, correlation_id, trace_id))
+
+    # All that there is to see is looked at before it is judged: what one kind leaves is no surprise for the next.
+    counted, expected = zoo.count(expected_series(kind))
+    lines = zoo.lines_of(expected_events(kind))
+    traced = 0 if kind.route is None else kind.times
+    zoo.traced[trace_id] = eventually(lambda: len(zoo.spans_of(trace_id)), traced)
+    assert counted == expected
+    check_answer(kind, answer, correlation_id)
+    check_lines(kind, lines, answer, correlation_id, trace_id)
+    assert zoo.traced[trace_id] == traced
+    for received in zoo.spans_of(trace_id):
+        check_span(kind, received, correlation_id, zoo.port)
+        assert received.span.span_id.hex() in {line["span_id"] for line in lines}
+
+
+def raw_request(kind: Kind, correlation_id: str, trace_id: str) -> bytes:
+    fields = (
+        f"Connection: {'Upgrade' if 'Upgrade: websocket' in kind.fields else 'close'}",
+        "User-Agent: zoo",
+        f"X-Correlation-ID: {correlation_id}",
+        f"traceparent: 00-{trace_id}-{PARENT}-01",
+    )
+    return write_request(kind.method, kind.target, *fields, *kind.fields, body=kind.content)
+
+
+def expected_series(kind: Kind) -> Counter[Series]:
+    """What a request of this kind adds to the metrics."""
+    series: list[Series] = [*kind.series]
+    if kind.route is not None:
+        labels = (kind.label, kind.route, str(kind.status))
+        series += [("http_requests_total", *labels), ("http_request_duration_seconds_count", *labels)] * kind.times
+        for reason in (kind.incomplete, kind.closed and kind.closed[1]):
+            if reason:
+                series.append(("http_responses_incomplete_total", kind.label, reason, kind.route))
+    return Counter(series)
+
+
+def expected_events(kind: Kind) -> list[str]:
+    """The log lines of a request of this kind."""
+    return sorted(
+        [
+            *(["request"] * kind.times if kind.route is not None else []),
+            *(["unhandled exception"] if kind.error else []),
+            *(["websocket closed"] if kind.closed else []),
+            *kind.besides,
+        ]
+    )
+
+
+def check_answer(kind: Kind, answer: Answer | None, correlation_id: str) -> None:
+    """Whether the client got what it should."""
+    if answer is None:
+        assert kind.seen == 0
+        return
+    identity = answer.headers.get_all("X-Correlation-ID") or []
+    assert (answer.status, answer.whole, len(identity)) == (kind.status, kind.incomplete != "error", 1)
+    if kind.route is None:
+        # Of what is no request, nothing is echoed.
+        assert len(identity[0]) == 32
+    else:
+        assert identity == [correlation_id]
+        assert {name: len(answer.headers.get_all(name) or []) for name in SECURITY_HEADERS} == dict.fromkeys(
+            SECURITY_HEADERS, 1
+        )
+    assert {name: answer.headers[name] for name, _ in kind.gets} == dict(kind.gets)
+    if kind.answer is not None:
+        assert answer.body == kind.answer
+    elif answer.status >= 400:
+        problem = json.loads(answer.body)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert (problem["status"], problem["correlation_id"]) == (kind.status, identity[0])
+        assert problem.get("instance") == (None if kind.route is None else kind.path)
+
+
+def check_lines(
+    kind: Kind, lines: list[dict[str, Any]], answer: Answer | None, correlation_id: str, trace_id: str
+) -> None:
+    """Whether these lines are there and no others, and say what happened."""
+    assert sorted(line["event"] for line in lines) == expected_events(kind)
+    assert [line for line in lines if tuple(line)[: len(SCHEMA)] != SCHEMA] == []
+    if kind.route is None:
+        assert answer is not None
+        assert [(line["correlation_id"], line["level"]) for line in lines] == [
+            (answer.headers["X-Correlation-ID"], "WARNING")
+        ]
+        return
+    own = [line for line in lines if line["correlation_id"] == correlation_id]
+    assert {line["trace_id"] for line in own} == {trace_id}
+    for line in own:
+        match line["event"]:
+            case "request":
+                check_access_line(kind, line)
+            case "unhandled exception":
+                assert (line["level"], line["error"]) == ("ERROR", kind.error)
+                assert line["exception"].startswith("Traceback (most recent call last):")
+            case "websocket closed":
+                assert kind.closed
+                code, incomplete = kind.closed
+                assert (line["route"], line["code"], line.get("incomplete")) == (kind.route, code, incomplete)
+                assert line["level"] == ("ERROR" if incomplete == "error" else "INFO")
+                assert line["duration_ms"] > 0
+            case event:
+                assert event in kind.besides
+
+
+def check_access_line(kind: Kind, line: dict[str, Any]) -> None:
+    """Whether the access line has these words, and no others."""
+    words = {
+        "method": kind.label,
+        "path": kind.path,
+        "route": kind.route,
+        "status": kind.status,
+        "client": "127.0.0.1",
+        **({"incomplete": kind.incomplete} if kind.incomplete else {}),
+    }
+    assert line["level"] == ("ERROR" if kind.failed else "INFO")
+    assert line["duration_ms"] > 0
+    assert {name: value for name, value in line.items() if name not in {*SCHEMA, "duration_ms"}} == words
+
+
+def check_span(kind: Kind, received: Received, correlation_id: str, port: int) -> None:
+    """Whether the span follows the HTTP semantic conventions, version 1.44, and knows what went wrong."""
+    span = received.span
+    method = "HTTP" if kind.label == "_OTHER" else kind.label
+    matched = kind.route != UNMATCHED
+    error_type = kind.error_type
+    assert span.name == (f"{method} {kind.route}" if matched else method)
+    assert (span.kind, span.parent_span_id.hex()) == (Span.SPAN_KIND_SERVER, PARENT)
+    assert span.end_time_unix_nano > span.start_time_unix_nano
+    assert received.attributes == {
+        "http.request.method": kind.label,
+        **({"http.request.method_original": kind.method} if kind.label == "_OTHER" else {}),
+        "http.response.status_code": kind.status,
+        **({"http.route": kind.route} if matched else {}),
+        "url.path": kind.path,
+        "url.scheme": kind.scheme,
+        "network.protocol.version": "1.1",
+        "client.address": "127.0.0.1",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "user_agent.original": "zoo",
+        "correlation_id": correlation_id,
+        **({"error.type": error_type} if error_type else {}),
+    }
+    assert span.status.code == (Status.STATUS_CODE_ERROR if error_type else Status.STATUS_CODE_UNSET)
+    assert received.resource["service.name"] == FACTS.service.name
+    # After a handshake its span has ended: what happens later is in the log.
+    raised = [] if kind.error is None or kind.closed else [kind.error]
+    assert [event.name for event in span.events] == ["exception"] * len(raised)
+    assert [recorded_exception(event) for event in span.events] == raised
+
+
+def recorded_exception(event: Span.Event) -> str:
+    """The name of the exception of an event, which has its text and traceback too."""
+    attributes = {pair.key: pair.value.string_value for pair in event.attributes}
+    assert attributes["exception.message"]
+    assert attributes["exception.stacktrace"]
+    return attributes["exception.type"].rpartition(".")[2]
