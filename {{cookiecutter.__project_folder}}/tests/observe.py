@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from email.message import Message
@@ -14,7 +15,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.otlp import Collector, Received
-from tests.support import ROOT, Service, wait_for
+from tests.support import Service, wait_for
 
 # Longer than any bound of the services here: whoever waits so long hangs.
 PATIENCE = 20
@@ -40,14 +41,12 @@ class Observed(Service):
         collector: takes its spans.
         environment: variables beyond those that observing needs.
         module: what is run; only `tests.zoo` follows orders.
-        root: the tree it is run from.
     """
 
-    def __init__(
-        self, folder: Path, collector: Collector, *, module: str = "tests.zoo", root: Path = ROOT, **environment: str
-    ) -> None:
+    def __init__(self, folder: Path, collector: Collector, *, module: str = "tests.zoo", **environment: str) -> None:
         self._log = folder / "stdout"
         self._read = 0
+        self._later: list[dict[str, Any]] = []
         self._marks = count()
         self.collector = collector
         variables = {
@@ -58,7 +57,7 @@ class Observed(Service):
             **environment,
         }
         with self._log.open("w") as stdout:
-            super().__init__(folder, variables, module=module, root=root, stdout=stdout)
+            super().__init__(folder, variables, module=module, stdout=stdout)
         self.wait_until("/health/ready", 200)
 
     def order(self, order: str) -> None:
@@ -68,41 +67,45 @@ class Observed(Service):
         self.process.stdin.flush()
 
     def lines(self) -> list[dict[str, Any]]:
-        """The log lines since the last call, and none that is still to be written."""
+        """The log lines since the last call, up to now."""
         mark = str(next(self._marks))
-        found: list[dict[str, Any]] = []
+        lines: list[dict[str, Any]] = []
 
         def marked() -> bool:
-            found.extend(self.written())
-            return any(line.get("mark") == mark for line in found)
+            lines.extend(self.written())
+            return mark in {line.get("mark") for line in lines}
 
         self.order(f"mark {mark}")
         wait_for(marked, "the log has no mark")
-        assert found.pop()["mark"] == mark
-        return found
+        at = next(index for index, line in enumerate(lines) if line.get("mark") == mark)
+        self._later = lines[at + 1 :]
+        return lines[:at]
 
     def written(self) -> list[dict[str, Any]]:
-        """The whole lines that were written since the last call."""
+        """The lines that nobody has got yet, as far as they are written."""
         with self._log.open("rb") as log:
             log.seek(self._read)
             new = log.read()
         new = new[: new.rfind(b"\n") + 1]
         self._read += len(new)
-        return [json.loads(line) for line in new.splitlines()]
+        later, self._later = self._later, []
+        return later + [json.loads(line) for line in new.splitlines()]
 
     def scrape(self, accept: str = "*/*") -> httpx.Response:
         """The metrics."""
         return httpx.get(self.metrics_url, headers={"Accept": accept}, timeout=PATIENCE)
 
-    def series(self, *names: str) -> dict[Series, float]:
-        """The samples of these names that are not zero."""
+    def series(self, *names: str) -> Counter[Series]:
+        """The samples of these names that are not zero; all are whole numbers."""
         text = "".join(line for line in self.scrape().text.splitlines(keepends=True) if line.startswith(names))
-        return {
-            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name in names and sample.value
-        }
+        return Counter(
+            {
+                (sample.name, *(value for _, value in sorted(sample.labels.items()))): int(sample.value)
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.name in names and sample.value
+            }
+        )
 
     def wait_inside(self, requests: int) -> None:
         """Wait until so many requests are being answered."""

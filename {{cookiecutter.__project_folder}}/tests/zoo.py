@@ -150,13 +150,13 @@ def add_plain(app: FastAPI) -> None:
 
     @app.get("/watch")
     async def watch(request: Request) -> str:
-        while not await request.is_disconnected():
+        while not await request.is_disconnected():  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0)
         return "nobody reads this"
 
 
 def add_streams(app: FastAPI) -> None:
-    """Responses that take their time, or go on when they are over."""
+    """Responses in parts."""
 
     @app.get("/stream")
     async def stream() -> StreamingResponse:
@@ -192,6 +192,10 @@ def add_streams(app: FastAPI) -> None:
             raise RuntimeError("boom")
 
         return StreamingResponse(body())
+
+
+def add_background(app: FastAPI) -> None:
+    """Routes that go on when their response is over."""
 
     @app.get("/background")
     async def background(tasks: BackgroundTasks) -> str:
@@ -338,7 +342,7 @@ def build(settings: Settings) -> Telemetry:
     """The service with all of it."""
     app = create_app(settings)
     fastapi = app.fastapi
-    for add in (add_plain, add_streams, add_failures, add_routers, add_mounts, add_websockets):
+    for add in (add_plain, add_streams, add_background, add_failures, add_routers, add_mounts, add_websockets):
         add(fastapi)
     if "dispatch" in os.environ.get("ZOO", ""):
         fastapi.add_middleware(BaseHTTPMiddleware, dispatch=dispatch)

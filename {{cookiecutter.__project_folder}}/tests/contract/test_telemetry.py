@@ -14,7 +14,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -60,7 +59,7 @@ class Zoo(Observed):
             MAX_BODY_BYTES=str(BODY_BYTES),
             MAX_CONCURRENT_REQUESTS=str(CROWD),
             REQUEST_TIMEOUT_SECONDS="2",
-            DRAIN_SECONDS="1",
+            DRAIN_SECONDS="2",
             HEALTH_CHECK_CACHE_SECONDS="0",
         )
         self.variant = variant
@@ -77,8 +76,7 @@ class Zoo(Observed):
     def count(self, new: Counter[Series]) -> tuple[Counter[Series], Counter[Series]]:
         """What has been counted so far, and what should have been: these and nothing else since the last time."""
         expected = self.counted + new
-        actual = eventually(lambda: self.series(*COUNTED), dict(expected))
-        self.counted = Counter({name: int(value) for name, value in actual.items()})
+        self.counted = eventually(lambda: self.series(*COUNTED), expected)
         return self.counted, expected
 
     def lines_of(self, events: list[str]) -> list[dict[str, Any]]:
@@ -274,4 +272,69 @@ def recorded_exception(event: Span.Event) -> str:
     attributes = {pair.key: pair.value.string_value for pair in event.attributes}
     assert attributes["exception.message"]
     assert attributes["exception.stacktrace"]
-    return attributes["exception.type"].rpartition(".")[2]
+    name: str = attributes["exception.type"]
+    return name.rpartition(".")[2]
+
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def ask_plain(zoo: Zoo, *, sampled: bool) -> tuple[str, str]:
+    """The correlation id and trace id of a request for `/plain`, once it has been counted."""
+    correlation_id, trace_id = zoo.ids()
+    parent = f"traceparent: 00-{trace_id}-{PARENT}-{int(sampled):02}"
+    answer = zoo.ask(write_request("GET", "/plain", "Connection: close", f"X-Correlation-ID: {correlation_id}", parent))
+    assert answer.status == 200
+    labels = ("GET", "/plain", "200")
+    names = ("http_requests_total", "http_request_duration_seconds_count")
+    counted, expected = zoo.count(Counter([(name, *labels) for name in names]))
+    assert counted == expected
+    zoo.traced[trace_id] = int(sampled)
+    return correlation_id, trace_id
+
+
+def test_openmetrics_has_exemplars_of_sampled_requests_and_of_no_others(zoo: Zoo) -> None:
+    _, sampled = ask_plain(zoo, sampled=True)
+    _, unsampled = ask_plain(zoo, sampled=False)
+
+    response = zoo.scrape(OPENMETRICS)
+
+    assert response.headers["Content-Type"].startswith(OPENMETRICS)
+    families = parse_openmetrics(response.text)  # type: ignore[no-untyped-call]
+    samples = [sample for family in families for sample in family.samples]
+    traces = {sample.name: set[str]() for sample in samples if sample.exemplar}
+    for sample in samples:
+        if sample.exemplar:
+            assert set(sample.exemplar.labels) == {"trace_id"}
+            traces[sample.name].add(sample.exemplar.labels["trace_id"])
+    assert set(traces) == {"http_requests_total", "http_request_duration_seconds_bucket"}
+    for found in traces.values():
+        assert sampled in found
+        assert unsampled not in found
+        assert found <= {trace_id for trace_id, spans in zoo.traced.items() if spans}
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/plain", "text/html"])
+def test_whoever_does_not_ask_for_openmetrics_gets_text_without_exemplars(zoo: Zoo, accept: str) -> None:
+    response = zoo.scrape(accept)
+
+    assert response.headers["Content-Type"].startswith("text/plain")
+    assert "http_requests_total" in {sample.name for family in parse_text(response.text) for sample in family.samples}
+    assert "# {" not in response.text
+
+
+def test_a_draining_service_tells_of_its_requests_and_in_the_end_nothing_is_missing_or_left_over(zoo: Zoo) -> None:
+    zoo.lines()
+    zoo.process.send_signal(signal.SIGTERM)
+    zoo.wait_until("/health/ready", 503)
+
+    correlation_id, trace_id = ask_plain(zoo, sampled=True)
+    lines = zoo.lines_of(["draining", "request"])
+    code, _, errors = zoo.end()
+
+    (line,) = [line for line in lines if line["correlation_id"] == correlation_id]
+    assert (line["event"], line["status"], line["trace_id"]) == ("request", 200, trace_id)
+    assert (code, errors) == (0, "")
+    assert [line for line in zoo.written() if line["level"] != "INFO" or line["event"] == "request"] == []
+    arrived = Counter(received.span.trace_id.hex() for received in zoo.collector.spans)
+    assert arrived == +zoo.traced
