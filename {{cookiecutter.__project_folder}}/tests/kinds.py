@@ -82,7 +82,7 @@ class Kind:
     @property
     def scheme(self) -> str:
         """The scheme of the target."""
-        return "ws" if self.path.startswith(("/ws/", "/tenant-ws/")) else "http"
+        return "ws" if self.path.startswith(("/ws/", "/tenant-ws/")) and self.method == "GET" else "http"
 
     @property
     def label(self) -> str:
@@ -228,6 +228,7 @@ def handshake(name: str, path: str, route: str, status: int = 101, **details: An
 
 
 BODY = ("Content-Length: 10", "Content-Type: application/json")
+HANDSHAKE = ("Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13")
 TIMED_OUT = "http_requests_timed_out_total"
 SERVED = tuple((name, "GET", "/wait", "200") for name in ("http_requests_total", "http_request_duration_seconds_count"))
 # A `BaseHTTPMiddleware` ends the response as if nothing had happened; the exception comes after that.
@@ -487,15 +488,19 @@ KINDS = [
         closed=(1011, "error"),
     ),
     Kind(
+        "handshake that is none",
+        "POST /ws/return",
+        UNMATCHED,
+        404,
+        (*HANDSHAKE, "Content-Length: 2"),
+        b"{}",
+    ),
+    Kind(
         "client that leaves before its WebSocket is accepted",
         "GET /ws/wait",
         "/ws/wait",
         499,
-        (
-            "Upgrade: websocket",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-            "Sec-WebSocket-Version: 13",
-        ),
+        HANDSHAKE,
         client=leave_before_the_answer,
         seen=0,
         incomplete="disconnect",

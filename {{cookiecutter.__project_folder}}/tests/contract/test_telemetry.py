@@ -132,7 +132,7 @@ def test_a_request_is_told_in_the_same_words_everywhere(zoo: Zoo, kind: Kind) ->
 
 def raw_request(kind: Kind, correlation_id: str, trace_id: str) -> bytes:
     fields = (
-        f"Connection: {'Upgrade' if 'Upgrade: websocket' in kind.fields else 'close'}",
+        f"Connection: close{', Upgrade' if 'Upgrade: websocket' in kind.fields else ''}",
         "User-Agent: zoo",
         f"X-Correlation-ID: {correlation_id}",
         f"traceparent: 00-{trace_id}-{PARENT}-01",
