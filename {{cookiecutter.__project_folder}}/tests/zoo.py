@@ -1,7 +1,7 @@
 """The service with a route of every kind, for tests of what requests leave behind: `python -m tests.zoo`.
 
-Each line on standard input is an order: `mark x` logs an event of its own behind everything before it, `census` logs how
-many objects there are, and `release` lets go on whatever waits in a route.
+Each line on standard input is an order: `mark x` logs an event of its own behind everything before it, `census` logs
+how many objects there are, and `release` lets go on whatever waits in a route.
 """
 
 import asyncio

@@ -24,6 +24,7 @@ from app.core.route_templates import UNMATCHED
 from tests.kinds import BODY_BYTES, CROWD, HEADER_BYTES, KINDS, URI_BYTES, Kind
 from tests.observe import Answer, Observed, Series, write_request
 from tests.otlp import Collector, Received
+from tests.support import Service
 
 PARENT = "00f067aa0ba902b7"
 
@@ -338,3 +339,13 @@ def test_a_draining_service_tells_of_its_requests_and_in_the_end_nothing_is_miss
     assert [line for line in zoo.written() if line["level"] != "INFO" or line["event"] == "request"] == []
     arrived = Counter(received.span.trace_id.hex() for received in zoo.collector.spans)
     assert arrived == +zoo.traced
+
+
+def test_a_lifespan_that_fails_ends_the_process_with_one_line_that_says_why(tmp_path: Path) -> None:
+    service = Service(tmp_path, {"STORAGE_URL": "memory://", "ZOO": "broken lifespan"}, module="tests.zoo")
+
+    code, lines, errors = service.end()
+
+    failures = [line for line in lines if line["level"] in {"ERROR", "CRITICAL"}]
+    assert [line for line in failures if "RuntimeError: boom" in json.dumps(line)] == failures
+    assert (code, len(failures), errors) == (3, 1, "")
