@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -66,10 +66,16 @@ class Service:
         environment: variables beyond the two ports.
         command: arguments after `python -m app`.
         module: what runs instead of `app`.
+        stdout: where its log lines go, by default to where `end` finds them.
     """
 
     def __init__(
-        self, folder: Path, environment: dict[str, str], command: tuple[str, ...] = (), module: str = "app"
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        command: tuple[str, ...] = (),
+        module: str = "app",
+        stdout: int | IO[str] = subprocess.PIPE,
     ) -> None:
         self.port, self.metrics_port = free_port(), free_port()
         variables = {"HTTP_PORT": str(self.port), "METRICS_PORT": str(self.metrics_port)} | environment
@@ -77,7 +83,8 @@ class Service:
             [sys.executable, "-m", module, *command],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -114,4 +121,4 @@ class Service:
             self.process.send_signal(send)
         self._client.close()
         out, err = self.process.communicate(timeout=timeout)
-        return self.process.returncode, [json.loads(line) for line in out.splitlines()], err
+        return self.process.returncode, [json.loads(line) for line in (out or "").splitlines()], err

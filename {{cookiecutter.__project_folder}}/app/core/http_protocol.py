@@ -14,6 +14,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.core import correlation, errors
+from app.core.websocket import is_handshake
 
 log = structlog.get_logger()
 
@@ -172,6 +173,13 @@ class BoundedHttp(HttpToolsProtocol):
         if self._draining():
             self.announce_close()
         super()._start_asgi_task(cycle, app)
+
+    def _should_upgrade(self) -> bool:
+        """Whether a WebSocket is offered, and in a way that can succeed."""
+        parser = self.parser
+        return super()._should_upgrade() and is_handshake(
+            parser.get_method(), parser.get_http_version(), self.url, self.headers
+        )
 
     def _parse_without_upgrade(self, rest: bytes) -> None:
         """Parse the request again without its offer to upgrade, which a server may ignore (RFC 9110, section 7.8).
