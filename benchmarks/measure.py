@@ -55,12 +55,12 @@ class Plan:
 
 FULL = Plan(
     requests=("list", "read", "create"),
-    windows=7,
+    windows=6,
     seconds=8.0,
     routes=(5, 20, 100),
     connections=(1, 16, 64, 256),
     payloads=(100, 10_000, 200_000),
-    rounds=7,
+    rounds=6,
     memory=(1_000, 10_000, 100_000),
     starts=9,
 )
@@ -111,7 +111,7 @@ def _requests(stage: Stage, plan: Plan) -> dict[str, Costs]:
 def _routes(stage: Stage, plan: Plan) -> Costs:
     apps = [
         replace(app.with_routes(number), name=with_routes(app.name, number))
-        for app in (BARE, ROUTES_ONLY, SERVICE)
+        for app in (BARE, ROUTES_ONLY, SERVICE, USUAL_ALL)
         for number in plan.routes
     ]
     with _compared(stage, apps) as servers:
