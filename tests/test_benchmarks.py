@@ -159,6 +159,13 @@ def test_a_run_whose_baseline_differs_from_its_copy_says_that_it_is_not_to_be_tr
     assert "16 connections 0.962 [0.962..0.962]" in report.markdown(untrue, [])
 
 
+def test_a_run_beside_other_processes_says_so() -> None:
+    idle, busy = (replace(costs(), share=(0.5, share, 0.99)) for share in (0.95, 0.8))
+
+    assert "not idle" not in report.markdown(Results(requests={"list": idle}), [])
+    assert "20% of the servers' core went to others" in report.markdown(Results(requests={"list": busy}), [])
+
+
 def test_a_page_has_a_table_for_everything_that_was_measured() -> None:
     page = report.markdown(whole_run(), ["a fact"])
 
@@ -246,8 +253,9 @@ def test_the_server_without_telemetry_has_the_flags_of_the_service() -> None:
 
     of_service = flags(ROOT / FOLDER / "app" / "core" / "lifecycle.py")
 
-    # The stricter parser is one of the guards that it does without.
+    # The stricter parser is one of the guards that it does without; the service starts and stops by itself.
     assert of_service.pop("http")
+    assert of_service.pop("lifespan")
     assert flags(ROOT / "benchmarks" / "apps" / "plain.py") == of_service
 
 
