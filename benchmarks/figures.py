@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+# Servers that are always asked leave nothing of their core to others, if there are none.
+UNDISTURBED = 0.9
+
 # A copy of the baseline must cost what the baseline costs; a run in which it does not says nothing about the rest.
 SAME = (0.97, 1.03)
 
@@ -32,10 +35,12 @@ class Costs:
     Args:
         of: by server; the first is the baseline.
         copy: of a second copy of the baseline.
+        share: of their core that all of them had together; the rest was idle, or other processes had it.
     """
 
     of: Mapping[str, Sequence[float]]
     copy: Sequence[float]
+    share: Sequence[float] = (1.0,)
 
     @property
     def baseline(self) -> str:

@@ -28,8 +28,8 @@ X-Forwarded-Proto: http
 """
 
 
-class LoadError(Exception):
-    """A server did not answer as it should; what it said."""
+class BenchmarkError(Exception):
+    """Something that is measured did not work; what it said."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class _Connection:
             self._answer = b"" if complete else answer
             return complete
         if head >= 0 or not answer:
-            raise LoadError(f"{self.target.request[:60]!r}... was answered {answer[:500]!r}")
+            raise BenchmarkError(f"{self.target.request[:60]!r}... was answered {answer[:500]!r}")
         self._answer = answer
         return False
 
@@ -105,7 +105,7 @@ def closed_loop(targets: Sequence[Target], connections: int, seconds: float, lim
         limit: how many requests each target gets at most.
 
     Raises:
-        LoadError: an answer was none, or a wrong one.
+        BenchmarkError: an answer was none, or a wrong one.
     """
     counts = [0] * len(targets)
     sent = [connections] * len(targets)
@@ -117,7 +117,7 @@ def closed_loop(targets: Sequence[Target], connections: int, seconds: float, lim
         while waiting:
             events = epoll.poll(30)
             if not events:
-                raise LoadError(f"{waiting} requests have no answer after 30 s")
+                raise BenchmarkError(f"{waiting} requests have no answer after 30 s")
             more = perf_counter() < end
             for descriptor, _ in events:
                 one = by_descriptor[descriptor]
@@ -138,7 +138,7 @@ def open_loop(target: Target, rate: float, connections: int, seconds: float) -> 
     leaving it out is called (https://www.scylladb.com/2021/04/22/on-coordinated-omission/).
 
     Raises:
-        LoadError: an answer was none, or a wrong one.
+        BenchmarkError: an answer was none, or a wrong one.
     """
     latencies: list[float] = []
     total = int(rate * seconds)

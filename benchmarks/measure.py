@@ -55,12 +55,12 @@ class Plan:
 
 FULL = Plan(
     requests=("list", "read", "create"),
-    windows=7,
+    windows=6,
     seconds=8.0,
     routes=(5, 20, 100),
     connections=(1, 16, 64, 256),
     payloads=(100, 10_000, 200_000),
-    rounds=7,
+    rounds=6,
     memory=(1_000, 10_000, 100_000),
     starts=9,
 )
@@ -111,7 +111,7 @@ def _requests(stage: Stage, plan: Plan) -> dict[str, Costs]:
 def _routes(stage: Stage, plan: Plan) -> Costs:
     apps = [
         replace(app.with_routes(number), name=with_routes(app.name, number))
-        for app in (BARE, ROUTES_ONLY, SERVICE)
+        for app in (BARE, ROUTES_ONLY, SERVICE, USUAL_ALL)
         for number in plan.routes
     ]
     with _compared(stage, apps) as servers:
@@ -220,15 +220,17 @@ def _costs(
 ) -> Costs:
     """CPU time a request of servers that all run at once: what disturbs one disturbs the others."""
     closed_loop(targets, connections, WARM_UP_SECONDS)
-    windows = []
+    windows, shares = [], []
     for number in range(plan.windows):
         _say(f"{what}, window {number + 1} of {plan.windows}")
-        before = [server.cpu_ns() for server in servers]
+        began, before = time.monotonic_ns(), [server.cpu_ns() for server in servers]
         counts = closed_loop(targets, connections, plan.seconds)
-        after = [server.cpu_ns() for server in servers]
-        windows.append([(b - a) / count / 1000 for a, b, count in zip(before, after, counts, strict=True)])
+        ended, after = time.monotonic_ns(), [server.cpu_ns() for server in servers]
+        used = [b - a for a, b in zip(before, after, strict=True)]
+        windows.append([one / count / 1000 for one, count in zip(used, counts, strict=True)])
+        shares.append(sum(used) / (ended - began))
     *columns, copy = zip(*windows, strict=True)
-    return Costs({server.app.name: column for server, column in zip(servers, columns, strict=False)}, copy)
+    return Costs({server.app.name: column for server, column in zip(servers, columns, strict=False)}, copy, shares)
 
 
 def _seed(server: Server) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from xml.sax.saxutils import escape
 
-from figures import SAME, Costs, Results, Spread, same, with_routes
+from figures import SAME, UNDISTURBED, Costs, Results, Spread, same, with_routes
 from servers import BARE, ROUTES_ONLY, SERVICE, SERVICE_ALL, USUAL, USUAL_ALL
 
 MIB = 1024 * 1024
@@ -111,6 +112,12 @@ def _verdict(results: Results) -> str:
     elif checks:
         low, high = (pick(check.median for check in checks.values()) for pick in (min, max))
         text += f"\n\nA second copy of the baseline in each comparison (A/A) was at {low:.3f} to {high:.3f}."
+    shares = [share for costs in results.requests.values() for share in costs.share]
+    if shares and (others := 1 - median(shares)) > 1 - UNDISTURBED:
+        text += (
+            f"\n\n**The machine was not idle: {others:.0%} of the servers' core went to others. Ratios of CPU time "
+            "bear that; latencies, starts and differences in µs do not.**"
+        )
     return text
 
 

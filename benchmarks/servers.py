@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from load import Target
+from load import BenchmarkError, Target
 
 HERE = Path(__file__).resolve().parent
 APPS = HERE / "apps"
@@ -30,10 +30,6 @@ _INHERITED = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR")
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-
-
-class BenchmarkError(Exception):
-    """Something that is measured did not work; what it said."""
 
 
 @contextmanager
@@ -159,12 +155,15 @@ class Server:
         if self._process.stdout:
             self._process.stdout.close()
         try:
-            self._wait()
+            answered = self._answers()
         except BaseException:
             self.stop()
             raise
+        if not answered:
+            self.stop()
+            raise BenchmarkError(f"{self.app.name} did not start; it said:\n{self.written}\n{self._stage.said()}")
         self.start_seconds = time.perf_counter() - self.began
-        self._clock = _cpu_clock(self._process.pid)
+        self._clock = cpu_clock(self._process.pid)
         return self
 
     def __exit__(
@@ -173,16 +172,14 @@ class Server:
         """Stop."""
         self.stop()
 
-    def stop(self) -> str:
-        """Stop; how many lines it wrote to stdout, and the last one."""
+    def stop(self) -> None:
+        """Stop; `written` then tells how many lines were written to stdout, and the last one."""
         self._process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
-        finally:
-            self._process.kill()
-            self._process.wait()
-        written, _ = self._reader.communicate()
-        return written.strip()
+        self._process.kill()
+        self._process.wait()
+        self.written, _ = self._reader.communicate()
 
     def cpu_ns(self) -> int:
         """CPU time of the process until now, all threads included, in ns."""
@@ -209,7 +206,8 @@ class Server:
             headers = {} if content is None else {"Content-Type": "application/json"}
             connection.request(method, path, None if content is None else json.dumps(content), headers)
             answer = connection.getresponse()
-            self.asked += port is None
+            if port is None:
+                self.asked += 1
             text = answer.read().decode()
         finally:
             connection.close()
@@ -228,15 +226,15 @@ class Server:
                 return int(float(line.split()[-1]))
         raise BenchmarkError("the service has no telemetry_dropped_total for spans")
 
-    def _wait(self) -> None:
+    def _answers(self) -> bool:
+        """Wait for the first answer; whether there was one."""
         end = time.monotonic() + START_SECONDS
-        while True:
+        while self._process.poll() is None and time.monotonic() < end:
             with suppress(ConnectionRefusedError):
                 self.ask("GET", ITEMS)
-                return
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise BenchmarkError(f"{self.app.name} did not start; it said:\n{self.stop()}\n{self._stage.said()}")
+                return True
             time.sleep(0.001)
+        return False
 
 
 class Stage:
@@ -287,7 +285,7 @@ class Stage:
         return self._errors_file.read_text(encoding="utf-8", errors="replace")[-3000:]
 
 
-def _cpu_clock(pid: int) -> int:
+def cpu_clock(pid: int) -> int:
     """The CPU-time clock of another process (clock_getcpuclockid(3)): all its threads, those that ended too, in ns."""
     clock = ctypes.c_int()
     failed = ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock))

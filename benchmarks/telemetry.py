@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -15,9 +16,10 @@ from tempfile import TemporaryDirectory
 
 from figures import Results
 from generation import generation
+from load import BenchmarkError
 from measure import FULL, QUICK, measure
 from report import markdown, plot, summary
-from servers import BenchmarkError, Stage
+from servers import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".cache" / "benchmarks" / "bin" / "python"
@@ -45,7 +47,12 @@ PACKAGES = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print what was found, and write the page when that is asked for."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.quick and options.write:
+        parser.error("--write needs a whole run, without --quick")
+    # Whatever ends this, the servers end before.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # Each connection is a file, on both sides.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -37,8 +37,8 @@ fastapi = FastAPI(
 fastapi.state.settings = settings
 fastapi.state.items = connect_storage(settings)
 errors.install(fastapi, routes.ERRORS)
-for router in (index.router, routes.router, *thing_routers("/api/v1", int(os.environ.get("THING_ROUTES", "0")))):
-    api.register(fastapi, router)
+things = thing_routers("/api/v1", int(os.environ.get("THING_ROUTES", "0")))
+api.register(fastapi, routes.router, index.router, *things)
 config = uvicorn.Config(
     fastapi,
     host=settings.http_host,
