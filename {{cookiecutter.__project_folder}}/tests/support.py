@@ -1,6 +1,5 @@
 """What tests use that is no fixture: a client of an application, and a service in a process of its own."""
 
-import asyncio
 import json
 import os
 import random
@@ -28,14 +27,13 @@ async def client_of(app: Telemetry) -> AsyncIterator[httpx.AsyncClient]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.fastapi.router.lifespan_context(app.fastapi))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        hooks = {"response": [recorded]}
+
+        async def flush(_: object) -> None:
+            app.flush()
+
+        hooks = {"response": [flush]}
         client = httpx.AsyncClient(transport=transport, base_url="http://test", event_hooks=hooks)
         yield await stack.enter_async_context(client)
-
-
-async def recorded(_: object = None) -> None:
-    """Let the event loop turn: requests that are over are written down then."""
-    await asyncio.sleep(0)
 
 
 def free_port() -> int:

@@ -39,13 +39,19 @@ class CorrelationPropagator(TextMapPropagator):
     """Sends the id along with what a request makes the service ask of others."""
 
     def extract(
-        self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
+        self,
+        carrier: CarrierT,  # noqa: ARG002 - the names are inherited
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,  # noqa: ARG002
     ) -> Context:
         """Take nothing: what comes in is judged by `accept`, once."""
         return Context() if context is None else context
 
     def inject(
-        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,  # noqa: ARG002
+        setter: Setter[CarrierT] = default_setter,
     ) -> None:
         """Set the header, where there is an id."""
         if current := correlation_id.get():

@@ -253,6 +253,7 @@ def serve(settings: Settings, build: Callable[[Settings], Telemetry]) -> int:
     try:
         return _serve(settings, app)
     finally:
+        app.flush()
         if unsent := app.tracing.shutdown(settings.telemetry_flush_seconds):
             log.warning("spans lost at exit", spans=unsent)
         logs.close(settings.telemetry_flush_seconds)

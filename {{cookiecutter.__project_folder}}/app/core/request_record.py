@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from functools import cached_property
+from functools import cache, cached_property
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -42,11 +42,15 @@ class RequestRecord(NamedTuple):
     failure: str | None = None
 
 
-class Recorder:
-    """Writes down requests, once each turn of the event loop all that ended in it.
+# How long a request that is over may wait for others to be written down with, in seconds.
+_GATHER_SECONDS = 0.01
 
-    Together, because code that runs alone between two requests finds nothing of its own in the caches of the CPU: done
-    one by one, the same work costs a request a tenth more CPU time.
+
+class Recorder:
+    """Writes down requests, all that ended within a hundredth of a second together.
+
+    Code that runs alone between two requests finds nothing of its own in the caches of the CPU: done one by one, the
+    same work costs a request a tenth more CPU time.
 
     Args:
         metrics: where requests are counted.
@@ -58,6 +62,7 @@ class Recorder:
         self._routes = routes
         self._over: list[RequestRecord] = []
         self._in_progress = 0
+        self._scheduled_on: asyncio.AbstractEventLoop | None = None
         # What is logged here belongs to none of the requests that happen to be in the caller's context.
         self._context = contextvars.Context()
         metrics.http_requests_in_progress.set_function(lambda: self._in_progress)
@@ -70,10 +75,14 @@ class Recorder:
         """Take a request that is over; it is written down a moment later."""
         self._in_progress -= 1
         self._over.append(record)
-        if len(self._over) == 1:
-            asyncio.get_running_loop().call_soon(self._write, context=self._context)
+        loop = asyncio.get_running_loop()
+        if self._scheduled_on is not loop:
+            self._scheduled_on = loop
+            loop.call_later(_GATHER_SECONDS, self.flush, context=self._context)
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Write down now what is over."""
+        self._scheduled_on = None
         over, self._over = self._over, []
         for record in over:
             token, current = correlation_id.set(record.correlation_id), otel_context.attach(record.context)
@@ -127,6 +136,7 @@ class Recorder:
                 span.set_attribute("error.type", failure or broken_by or str(status))
 
 
+@cache
 def span_name(method: str, route: str = "") -> str:
     """Method and route (HTTP semantic conventions, "Name")."""
     return f"{'HTTP' if method == OTHER_METHOD else method} {route}".rstrip()

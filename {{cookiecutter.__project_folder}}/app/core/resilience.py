@@ -243,12 +243,17 @@ class Breaker:
         if state == STATE_OPEN or self._probing:
             raise CircuitOpenError(self._name, max(1, self._circuit.open_remaining))
         probes = self._probing = state == STATE_HALF_OPEN
-        self._tell()
+        if probes:
+            self._tell()
         try:
             result: T = await self._circuit.call_async(operation)
+        except BaseException:
+            self._tell()
+            raise
         finally:
             if probes:
                 self._probing = False
+        if probes:
             self._tell()
         return result
 

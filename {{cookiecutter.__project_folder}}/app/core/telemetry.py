@@ -82,6 +82,10 @@ class Telemetry:
         finally:
             correlation.correlation_id.reset(token)
 
+    def flush(self) -> None:
+        """Write down the requests that are over: a moment after its end, each is, unless nothing runs any more."""
+        self._recorder.flush()
+
     async def _request(self, exchange: "Exchange") -> None:
         span, context = self._begin(exchange.scope, exchange.method)
         current = otel_context.attach(context)

@@ -29,6 +29,9 @@ from app.core.span_export import CountingProcessor, Losses, otlp_exporter
 # The context of a request that names no trace.
 NO_PARENT = Context()
 
+# As the SDK has it: not sampled, and the trace id is random (W3C Trace Context level 2).
+_NOT_SAMPLED = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
+
 
 class Tracing:
     """The tracer of one application, and its exporter when the settings name a collector.
@@ -79,9 +82,8 @@ class Tracing:
         if parent is NO_PARENT:
             trace_id = self._ids.generate_trace_id()
             if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._bound:
-                flags = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
-                identity = SpanContext(trace_id, self._ids.generate_span_id(), is_remote=False, trace_flags=flags)
-                return NonRecordingSpan(identity)
+                span_id = self._ids.generate_span_id()
+                return NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False, trace_flags=_NOT_SAMPLED))
             self._ids.hand(trace_id)
         return self.tracer.start_span(name, parent, SpanKind.SERVER, attributes())
 

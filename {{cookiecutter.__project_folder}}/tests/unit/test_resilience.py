@@ -15,7 +15,7 @@ from app.core.metrics import Metrics
 from app.core.resilience import Breaker, CircuitOpenError, Retries
 from app.core.telemetry import Telemetry
 from app.main import create_app
-from tests.support import client_of, recorded
+from tests.support import client_of
 
 
 class BrokenError(Exception):
@@ -220,7 +220,7 @@ async def test_a_client_that_does_not_read_its_response_is_given_up(settings: Se
         "server": ("127.0.0.1", 2),
     }
     await app(scope, never, send)  # type: ignore[arg-type]
-    await recorded()
+    app.flush()
 
     labels = {"method": "GET", "route": "/stream", "reason": "disconnect"}
     assert counted(app, "http_responses_incomplete_total", **labels) == 1

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.correlation import correlation_id
 from app.core.route_templates import UNMATCHED
 from app.core.telemetry import Exchange, Telemetry
-from tests.support import ROOT, client_of, recorded
+from tests.support import ROOT, client_of
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -149,7 +149,7 @@ async def test_a_request_is_told_in_the_same_words_everywhere(
                 response = await client.request(kind.method, kind.path, headers=headers, json=kind.body)
             except AssertionError:  # httpx's transport within the process insists that responses end
                 assert kind.incomplete
-                await recorded()
+                app.flush()
             else:
                 assert response.status_code == kind.status
                 assert response.headers["x-correlation-id"] == "abc-123"
@@ -275,7 +275,7 @@ async def test_what_kept_a_response_from_its_end_is_told_apart(
 
     with structlog.testing.capture_logs() as logs:
         await app(http_scope("/break/"), gone, nowhere)
-        await recorded()
+        app.flush()
 
     (line,) = logs
     assert (line["status"], line["incomplete"], line["log_level"]) == (status, incomplete, level)
@@ -286,7 +286,7 @@ async def test_a_bug_is_told_even_when_the_client_has_left(app: Telemetry) -> No
 
     with structlog.testing.capture_logs() as logs:
         await app(http_scope("/break/"), gone, nowhere)
-        await recorded()
+        app.flush()
 
     assert [(line["event"], line["log_level"]) for line in logs] == [
         ("unhandled exception", "error"),
@@ -304,7 +304,7 @@ async def test_a_fault_of_telemetry_itself_leaves_no_request_in_progress(
     monkeypatch.setattr(app._recorder._routes, "find", fail)
     with structlog.testing.capture_logs() as logs:
         await app(http_scope("/plain/a"), gone, nowhere)
-        await recorded()
+        app.flush()
 
     assert [line["event"] for line in logs] == ["a request could not be written down"]
     assert app.metrics.registry.get_sample_value("http_requests_in_progress") == 0
@@ -339,7 +339,7 @@ async def test_a_cancelled_request_is_counted_and_the_cancellation_goes_on(app: 
     with structlog.testing.capture_logs() as logs:
         with pytest.raises(Cancelled):
             await app(http_scope("/cancelled"), never, nowhere)
-        await recorded()
+        app.flush()
 
     labels = {"method": "GET", "route": "/cancelled", "reason": "cancelled"}
     assert app.metrics.registry.get_sample_value("http_responses_incomplete_total", labels) == 1
@@ -372,7 +372,7 @@ async def test_an_error_before_the_framework_is_a_problem_document_too(app: Tele
         sent.append(message)
 
     await app(http_scope("/"), never, send)
-    await recorded()
+    app.flush()
 
     assert sent[0]["status"] == 500
     assert b"problem+json" in dict(sent[0]["headers"])[b"content-type"]

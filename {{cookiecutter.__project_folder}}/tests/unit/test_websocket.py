@@ -112,8 +112,10 @@ async def test_whatever_happens_to_a_websocket_is_told(  # noqa: PLR0913, PLR091
         "subprotocols": [],
     }
 
-    with structlog.testing.capture_logs() as lines, suppress(Cancelled):
-        await app(scope, receive, send)
+    with structlog.testing.capture_logs() as lines:
+        with suppress(Cancelled):
+            await app(scope, receive, send)
+        app.flush()
 
     assert messages == sent
     (request,) = [line for line in lines if line["event"] == "request"]
