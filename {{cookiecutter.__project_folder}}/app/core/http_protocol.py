@@ -111,15 +111,16 @@ class BoundedHttp(HttpToolsProtocol):
         Raises:
             ValueError: it is for a proxy (RFC 9110, section 9.3.6), or names no host, or two (RFC 9112, section 3.2).
         """
+        parser = self.parser
         hosts = [name for name, _ in self.headers].count(b"host")
-        if self.parser.get_method() == b"CONNECT" or (hosts != 1 and self.parser.get_http_version() == "1.1"):
+        if parser.get_method() == b"CONNECT" or (hosts != 1 and parser.get_http_version() == "1.1"):
             raise ValueError("the parser turns this into its own error")
         # A response that ended while this head arrived has begun to count idleness.
         self._unset_keepalive_if_required()
         self._in_head = False
         self._steps += 1
         self._be_patient()
-        offers_upgrade = self.parser.should_upgrade()
+        offers_upgrade = parser.should_upgrade()
         self._declines_upgrade = offers_upgrade and not self._should_upgrade()
         if not self._declines_upgrade:
             super().on_headers_complete()

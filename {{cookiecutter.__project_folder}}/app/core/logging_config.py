@@ -133,8 +133,8 @@ class Lines:
             **self._constant,
             "event": _shown(event.pop("event", "")),
             "correlation_id": _shown(event.pop("correlation_id", None)) or correlation_id.get(),
-            "trace_id": format(span.trace_id, "032x") if span.is_valid else None,
-            "span_id": format(span.span_id, "016x") if span.is_valid else None,
+            "trace_id": event.pop("trace_id", None) or (format(span.trace_id, "032x") if span.is_valid else None),
+            "span_id": event.pop("span_id", None) or (format(span.span_id, "016x") if span.is_valid else None),
         }
         error = event.pop("exc_info", None)
         for name, value in event.items():

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.health import PROBES
 from app.core import correlation, errors, security
 from app.core.config import Settings
+from app.core.correlation import correlation_id
 from app.core.http_protocol import client_has_left
 from app.core.metrics import Metrics
 from app.core.request_record import METHODS, OTHER_METHOD, Recorder, RequestRecord, span_name
@@ -58,9 +59,9 @@ class Telemetry:
         self.metrics = metrics
         self.tracing = tracing
         self._propagator = TraceContextTextMapPropagator()
-        routes = RouteTemplates(fastapi)
-        self._recorder = Recorder(metrics, routes)
-        self._websockets = WebSockets(fastapi, metrics, routes, self._begin, self._recorder.end)
+        self._routes = RouteTemplates(fastapi)
+        self._recorder = Recorder(metrics)
+        self._websockets = WebSockets(fastapi, metrics, self._routes, self._begin, self._end)
         metrics.expect(known_routes(fastapi))
         metrics.expect(((HANDSHAKE_METHOD, route) for route in known_websockets(fastapi)), (101, 500))
 
@@ -71,7 +72,7 @@ class Telemetry:
             return
         # Applications that are mounted would tell of the request once more: FastAPI's own switch for that.
         scope["fastapi.telemetry"] = None
-        token = correlation.correlation_id.set(correlation.accept(sole_header(scope, _HEADER)))
+        token = correlation_id.set(correlation.accept(sole_header(scope, _HEADER)))
         try:
             if scope["type"] == "websocket":
                 await self._websockets(scope, receive, send)
@@ -80,7 +81,7 @@ class Telemetry:
             else:
                 await self._request(Exchange(scope, receive, send))
         finally:
-            correlation.correlation_id.reset(token)
+            correlation_id.reset(token)
 
     def flush(self) -> None:
         """Write down the requests that are over: a moment after its end, each is, unless nothing runs any more."""
@@ -107,7 +108,8 @@ class Telemetry:
             raise
         finally:
             exchange.break_off("error")
-            self._recorder.end(exchange.record(span, context))
+            status, seconds = exchange.final_status(), exchange.seconds()
+            self._end(exchange.scope, exchange.method, status, seconds, exchange.broken_by, exchange.failure, span)
             otel_context.detach(current)
 
     async def _fail(self, exchange: "Exchange", span: Span, error: Exception) -> None:
@@ -133,10 +135,26 @@ class Telemetry:
         """Start the span of a request; it is current in the context."""
         self._recorder.begin()
         parent = NO_PARENT
-        if sole_header(scope, b"traceparent"):
+        if sole_header(scope, b"traceparent") is not None:
             parent = self._propagator.extract(scope, getter=_HEADERS)
         span = self.tracing.start_server_span(span_name(method), parent, partial(_request_attributes, scope, method))
         return span, set_span_in_context(span, parent)
+
+    def _end(  # noqa: PLR0913, PLR0917 - they are what is told
+        self,
+        scope: Scope,
+        method: str,
+        status: int,
+        seconds: float,
+        broken_by: str | None,
+        failure: str | None,
+        span: Span,
+    ) -> None:
+        """Have a request written down that is over."""
+        route, client, identity = self._routes.find(scope, status), _host(scope.get("client")), correlation_id.get()
+        self._recorder.end(
+            RequestRecord(method, route, scope["path"], client, status, seconds, broken_by, failure, span, identity)
+        )
 
 
 class Exchange:
@@ -189,7 +207,7 @@ class Exchange:
             self.status = message["status"]
         message["headers"] = [
             *message.get("headers", ()),
-            (_HEADER, (correlation.correlation_id.get() or "").encode()),
+            (_HEADER, (correlation_id.get() or "").encode()),
             *security.headers(self.scope),
         ]
         return self._send(message)
@@ -212,13 +230,9 @@ class Exchange:
         if not self.complete and self.broken_by is None:
             self.broken_by = reason
 
-    def record(self, span: Span, context: Context) -> RequestRecord:
-        """What is to be told of this request, which is over."""
-        seconds = (self._ended or perf_counter()) - self._began
-        status, identity = self.final_status(), correlation.correlation_id.get()
-        return RequestRecord(
-            self.scope, self.method, status, seconds, self.broken_by, span, context, identity, self.failure
-        )
+    def seconds(self) -> float:
+        """From the request's arrival to the last byte of its response; a background task does not count."""
+        return (self._ended or perf_counter()) - self._began
 
     def final_status(self) -> int:
         """The status that was sent. Without one: 499 (nginx's) if the client left, else what it would have got."""
@@ -241,7 +255,7 @@ def _request_attributes(scope: Scope, method: str) -> dict[str, Any]:
         "server.address": _host(server),
         "server.port": server[1] if server else None,
         "user_agent.original": agent.decode("latin-1") if agent else None,
-        "correlation_id": correlation.correlation_id.get(),
+        "correlation_id": correlation_id.get(),
     }
     return {name: value for name, value in attributes.items() if value is not None}
 
@@ -253,7 +267,7 @@ def _host(address: tuple[str, int] | None) -> str | None:
 def sole_header(scope: Scope, name: bytes) -> bytes | None:
     """The value of a header that must stand alone: sent twice, it says nothing."""
     fields = scope["headers"]
-    value = dict(fields).get(name)
+    value: bytes | None = dict(fields).get(name)
     return None if value is None or [key for key, _ in fields].count(name) > 1 else value
 
 

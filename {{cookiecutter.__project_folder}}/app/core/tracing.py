@@ -6,6 +6,7 @@ bounded time and counts what it could not send.
 
 import threading
 from collections.abc import Callable, Mapping
+from random import getrandbits
 from typing import Any
 
 from opentelemetry.context import Context
@@ -80,9 +81,9 @@ class Tracing:
             attributes: called for what is known at its beginning, if it may be sampled.
         """
         if parent is NO_PARENT:
-            trace_id = self._ids.generate_trace_id()
+            trace_id = getrandbits(128) or 1
             if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._bound:
-                span_id = self._ids.generate_span_id()
+                span_id = getrandbits(64) or 1
                 return NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False, trace_flags=_NOT_SAMPLED))
             self._ids.hand(trace_id)
         return self.tracer.start_span(name, parent, SpanKind.SERVER, attributes())

@@ -21,7 +21,6 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.core import correlation, errors, security
 from app.core.metrics import Metrics
-from app.core.request_record import RequestRecord
 from app.core.route_templates import RouteTemplates
 
 # RFC 6455, section 7.4.1: done, something unexpected, and (never on the wire) gone without a word.
@@ -44,7 +43,7 @@ class WebSockets:
         metrics: where they are counted.
         routes: finds their templates.
         begin: starts the span of a handshake from scope and method, and returns it with the context it is current in.
-        end: takes a handshake that is over.
+        end: takes a handshake that is over: scope, method, status, seconds, what broke it, what failed, and its span.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class WebSockets:
         metrics: Metrics,
         routes: RouteTemplates,
         begin: Callable[[Scope, str], tuple[Span, Context]],
-        end: Callable[[RequestRecord], None],
+        end: Callable[[Scope, str, int, float, str | None, str | None, Span], None],
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -67,8 +66,7 @@ class WebSockets:
         span, context = self._begin(scope, METHOD)
 
         def settle(status: int, broken_by: str | None) -> None:
-            seconds, identity = perf_counter() - began, correlation.correlation_id.get()
-            self._end(RequestRecord(scope, METHOD, status, seconds, broken_by, span, context, identity))
+            self._end(scope, METHOD, status, perf_counter() - began, broken_by, None, span)
             if status == HTTPStatus.SWITCHING_PROTOCOLS:
                 self._metrics.websocket_connections.inc()
 

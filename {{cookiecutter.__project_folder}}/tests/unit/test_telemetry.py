@@ -298,10 +298,10 @@ async def test_a_bug_is_told_even_when_the_client_has_left(app: Telemetry) -> No
 async def test_a_fault_of_telemetry_itself_leaves_no_request_in_progress(
     app: Telemetry, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(scope: Scope, status: int) -> str:
-        raise RuntimeError("no label")
+    def fail(method: str, route: str, status: int) -> None:
+        raise RuntimeError("no series")
 
-    monkeypatch.setattr(app._recorder._routes, "find", fail)
+    monkeypatch.setattr(app.metrics, "requests", fail)
     with structlog.testing.capture_logs() as logs:
         await app(http_scope("/plain/a"), gone, nowhere)
         app.flush()
