@@ -259,7 +259,7 @@ The first row compares a healthy service with another: no ratio is more exact th
 most 3 s of flush. The spans lost are those counted before it. That each span arrives or is counted, whatever the fault, is
 what `tests/integration/test_collector_faults.py` of a service and `tests/test_collector.py` prove at each run.
 
-Measured on {date}: Python {platform.python_version()}, {platform.system()} on {platform.machine()},
+Measured on {date}: Python {platform.python_version()}, {platform.system()} on {platform.machine()} with
 {os.cpu_count()} cores.
 """  # noqa: E501 - a row of a table is one line
 
