@@ -130,6 +130,7 @@ def test_the_database_decides_about_exactly_its_own_files(bake: Bake) -> None:
         "app/storage/engine.py",
         "app/storage/migrate.py",
         "app/storage/schema.py",
+        "app/storage/sql_tracing.py",
         "app/storage/sql.py",
         "docs/runbooks/backup-and-restore.md",
     }
@@ -422,7 +423,7 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
         f"Generated {project}",
         "  Chosen:   database = none",
         "            license = MIT",
-        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 11 more (database = none)",
+        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 13 more (database = none)",
         "            NOTICE (license = MIT)",
         f"  Updates:  linked to {template} at {link['commit'][:7]}",
         "            to get them, run: cruft update",

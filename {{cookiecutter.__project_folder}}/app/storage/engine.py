@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.core.config import FACTS, Settings
 from app.storage import ConnectionLostError, UnavailableError
+from app.storage.sql_tracing import trace_statements
 
 # What a URL of PostgreSQL may say beside host, user and database (PostgreSQL manual, 34.1.2, as far as asyncpg has it).
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -73,7 +74,9 @@ def connect(url: str, settings: Settings) -> AsyncEngine:
     }
     statement_timeout = settings.database_statement_timeout_seconds
     if url.startswith("sqlite:"):
-        return _sqlite_engine(url, **options, connect_args={"timeout": statement_timeout})
+        engine = _sqlite_engine(url, **options, connect_args={"timeout": statement_timeout})
+        trace_statements(engine, engine.url)
+        return engine
     arguments = {
         "timeout": settings.database_connect_timeout_seconds,
         "command_timeout": statement_timeout + _SILENCE_SECONDS,
@@ -86,6 +89,7 @@ def connect(url: str, settings: Settings) -> AsyncEngine:
     engine = _postgresql_engine(url, arguments, **options)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
     event.listen(engine.sync_engine, "handle_error", _distrust)
+    trace_statements(engine, _parsed(url))
     return engine
 
 

@@ -285,7 +285,7 @@ def fail(message: str) -> None:
 
 @pytest.mark.parametrize("name", ["password", "x"])
 def test_secrets_are_hidden_wherever_they_stand(log: Log, name: str) -> None:
-    url = "postgresql://user:hunter2@host/db?password=hunter2"
+    url = "amqp://user:hunter2@host/vhost?password=hunter2"
     structlog.get_logger().info(f"connecting to {url}", **{name: url})
     logging.getLogger("theirs").warning("cannot reach %s", url)
     try:

@@ -3,9 +3,12 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from threading import Event, Thread
 
 import httpx
 import pytest
@@ -21,42 +24,62 @@ from app.core.config import Settings
 from tests.support import ROOT, free_port
 
 
-@dataclass
-class Upstream:
-    """Another service: answers with the status its path names, never if that is `silent`."""
+class Upstream(ThreadingTCPServer):
+    """Another service: answers with the status its path names, or misbehaves as it says."""
 
-    url: str = ""
-    requests: list[str] = field(default_factory=list)
-    connections: list[asyncio.StreamWriter] = field(default_factory=list)
+    block_on_close = False
+    daemon_threads = True
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections.append(writer)
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                self.requests.append(head.decode())
-                what = head.split(b" ")[1].split(b"?")[0].strip(b"/").decode()
-                if what == "silent":
-                    await reader.read()
-                location = "location: /200\r\n" if what == "302" else ""
-                writer.write(f"HTTP/1.1 {what} X\r\n{location}content-length: 2\r\n\r\nok".encode())
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.port = self.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.headers: list[Message] = []
+        self.over = Event()
 
     def header(self, name: str) -> list[str]:
         """The values of a header of the last request."""
-        lines = (line.partition(": ") for line in self.requests[-1].splitlines())
-        return [value for key, _, value in lines if key.lower() == name.lower()]
+        return self.headers[-1].get_all(name) or []
+
+
+class Answer(BaseHTTPRequestHandler):
+    """An answer of it."""
+
+    protocol_version = "HTTP/1.1"
+    server: Upstream
+
+    def do_GET(self) -> None:
+        self.server.headers.append(self.headers)
+        match what := self.path.partition("?")[0].strip("/"):
+            case "silent":
+                self.server.over.wait(60)
+            case "garbage":
+                self.wfile.write(b"garbage\r\n\r\n")
+                self.close_connection = True
+            case "drip":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                with suppress(OSError):
+                    while not self.server.over.wait(0.01):
+                        self.wfile.write(b"x")
+            case _:
+                self.send_response(int(what))
+                if what == "302":
+                    self.send_header("Location", "/200")
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is inherited
+        """Log nothing."""
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    upstream = Upstream()
-    async with await asyncio.start_server(upstream.serve, "127.0.0.1", 0) as server:
-        host, port = server.sockets[0].getsockname()
-        upstream.url = f"http://{host}:{port}"
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as upstream:
+        Thread(target=upstream.serve_forever, args=(0.02,), daemon=True).start()
         yield upstream
-        for connection in upstream.connections:
-            connection.close()
-            with suppress(ConnectionError):
-                await connection.wait_closed()
+        upstream.over.set()
+        upstream.shutdown()
 
 
 def traceparent(context: SpanContext) -> str:
@@ -103,7 +126,7 @@ async def test_a_call_is_a_child_span_and_carries_both_ids(
     assert call.attributes == {
         "http.request.method": "GET",
         "server.address": "127.0.0.1",
-        "server.port": int(upstream.url.rpartition(":")[2]),
+        "server.port": upstream.port,
         "url.full": f"{upstream.url}/200?page=2",
         "http.response.status_code": 200,
         "network.protocol.version": "1.1",
@@ -186,23 +209,11 @@ async def test_a_call_that_is_cancelled_ends_its_span(upstream: Upstream, settin
 
 
 async def test_a_call_takes_no_longer_than_its_bound_however_slowly_the_answer_comes(
-    settings: Settings, provide: Spans
+    upstream: Upstream, settings: Settings
 ) -> None:
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
-        with suppress(ConnectionError):
-            while not writer.is_closing():
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(0.01)
-        writer.close()
-
-    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with outgoing.client(settings, seconds=0.3) as client:
-            with pytest.raises(httpx.ReadTimeout, match=r"within 0\.3 s"):
-                await client.get(f"http://127.0.0.1:{port}/")
+    async with outgoing.client(settings, seconds=0.3) as client:
+        with pytest.raises(httpx.ReadTimeout, match=r"within 0\.3 s"):
+            await client.get(f"{upstream.url}/drip")
 
 
 @pytest.mark.parametrize(("seconds", "bound"), [(None, 30), (5, 5), (100, 30)])
