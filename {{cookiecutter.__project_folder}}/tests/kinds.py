@@ -97,9 +97,9 @@ class Kind:
     @property
     def error_type(self) -> str | None:
         """What the span says was wrong."""
-        if self.failed:
-            return self.incomplete or str(self.status)
-        return None if self.closed else self.error
+        if self.error and not self.closed:
+            return self.error
+        return (self.incomplete or str(self.status)) if self.failed else None
 
     def dispatched(self) -> "Kind":
         """The same behind a `BaseHTTPMiddleware`."""

@@ -5,6 +5,7 @@ metrics, access line and span tell of the handshake (RFC 6455, section 4), from 
 status it was refused with. What follows is a gauge while it lasts, and one line at its end.
 """
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Sequence
@@ -66,9 +67,9 @@ class WebSockets:
         began = perf_counter()
         span, context = self._begin(scope, METHOD)
 
-        def settle(status: int, broken_by: str | None) -> None:
+        def settle(status: int, broken_by: str | None, failure: str | None) -> None:
             seconds, identity = perf_counter() - began, correlation.correlation_id.get()
-            self._end(RequestRecord(scope, METHOD, status, seconds, broken_by, span, context, identity))
+            self._end(RequestRecord(scope, METHOD, status, seconds, broken_by, span, context, identity, failure))
             if status == HTTPStatus.SWITCHING_PROTOCOLS:
                 self._metrics.websocket_connections.inc()
 
@@ -93,10 +94,10 @@ class WebSockets:
                 # How a write ends then: the server's exceptions for it are of this kind (ASGI, "Disconnected Client").
                 pass
             else:
-                broken_by = "error"
-                if span.is_recording():
+                broken_by, connection.failure = "error", type(error).__name__
+                if connection.accepted_at is None:
                     span.record_exception(error)
-                log.exception("unhandled exception", error=type(error).__name__)
+                log.exception("unhandled exception", error=connection.failure)
                 await connection.end(500, INTERNAL_ERROR)
         except BaseException:
             broken_by = "cancelled"
@@ -104,9 +105,11 @@ class WebSockets:
         finally:
             connection.settle(broken_by)
             if connection.accepted_at is not None:
-                self._closed(connection, broken_by)
+                seconds = perf_counter() - connection.accepted_at
+                # Handshakes are written down in the next turn of the event loop, and this comes after.
+                asyncio.get_running_loop().call_soon(self._closed, connection, seconds, broken_by)
 
-    def _closed(self, connection: "_Connection", broken_by: str | None) -> None:
+    def _closed(self, connection: "_Connection", seconds: float, broken_by: str | None) -> None:
         """Write down the end of a connection that was accepted."""
         self._metrics.websocket_connections.dec()
         route = self._routes.find(connection.scope)
@@ -116,7 +119,7 @@ class WebSockets:
             "websocket closed",
             route=route,
             code=ABNORMAL if connection.code is None else connection.code,
-            duration_ms=round((perf_counter() - (connection.accepted_at or 0)) * 1000, 3),
+            duration_ms=round(seconds * 1000, 3),
             **({"incomplete": broken_by} if broken_by else {}),
         )
 
@@ -150,10 +153,12 @@ def is_handshake(method: bytes, version: str, target: bytes, fields: Sequence[tu
 class _Connection:
     """A WebSocket and how far it came, seen from between server and application.
 
-    `code` is the one it was closed with, by whoever was first.
+    `code` is the one it was closed with, by whoever was first. `failure` is the type of an unhandled exception.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, settle: Callable[[int, str | None], None]) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, settle: Callable[[int, str | None, str | None], None]
+    ) -> None:
         self._receive = receive
         self._send = send
         self._settle = settle
@@ -163,6 +168,7 @@ class _Connection:
         self.accepted_at: float | None = None
         self.code: int | None = None
         self.left = False
+        self.failure: str | None = None
 
     async def receive(self) -> Message:
         """Pass on what the client sends; notice when it leaves."""
@@ -225,9 +231,7 @@ class _Connection:
         if self._settled:
             return
         self._settled = True
-        if self._status is not None:
-            self._settle(self._status, broken_by)
-        elif self.left:
-            self._settle(errors.CLIENT_CLOSED_REQUEST, "disconnect")
+        if self._status is None and self.left:
+            self._settle(errors.CLIENT_CLOSED_REQUEST, "disconnect", self.failure)
         else:
-            self._settle(500, broken_by)
+            self._settle(self._status or 500, broken_by, self.failure)
