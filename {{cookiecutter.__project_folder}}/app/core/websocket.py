@@ -5,7 +5,6 @@ metrics, access line and span tell of the handshake (RFC 6455, section 4), from 
 status it was refused with. What follows is a gauge while it lasts, and one line at its end.
 """
 
-import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Sequence
@@ -105,9 +104,7 @@ class WebSockets:
         finally:
             connection.settle(broken_by)
             if connection.accepted_at is not None:
-                seconds = perf_counter() - connection.accepted_at
-                # Handshakes are written down in the next turn of the event loop, and this comes after.
-                asyncio.get_running_loop().call_soon(self._closed, connection, seconds, broken_by)
+                self._closed(connection, perf_counter() - connection.accepted_at, broken_by)
 
     def _closed(self, connection: "_Connection", seconds: float, broken_by: str | None) -> None:
         """Write down the end of a connection that was accepted."""
