@@ -50,6 +50,20 @@ def test_every_make_target_in_the_readme_of_a_service_exists(default_project: Pa
     assert set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", readme, re.MULTILINE)) <= targets
 
 
+def test_every_test_that_is_said_to_prove_a_sentence_exists() -> None:
+    document = (ROOT / "docs" / "telemetry-contract.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!Sentence|---)(.+) \| (.+) \|$", document, re.MULTILINE)
+    service = ROOT / "{{cookiecutter.__project_folder}}" / "tests"
+
+    assert rows
+    for sentence, proof in rows:
+        named = re.findall(r"`([a-z_/]+\.py)::(test_[a-z0-9_]+)`", proof)
+        assert len(named) == proof.count("`") / 2 > 0, sentence
+        for file, test in named:
+            source = (service / file).read_text(encoding="utf-8")
+            assert re.search(rf"^(async )?def {test}\(", source, re.MULTILINE), test
+
+
 def test_the_decisions_are_all_in_the_index() -> None:
     index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
     records = [path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md")]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from email.message import Message
 from typing import Any
 
-import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -97,9 +96,9 @@ class Kind:
     @property
     def error_type(self) -> str | None:
         """What the span says was wrong."""
-        if self.failed:
-            return self.incomplete or str(self.status)
-        return None if self.closed else self.error
+        if self.error and not self.closed:
+            return self.error
+        return (self.incomplete or str(self.status)) if self.failed else None
 
     def dispatched(self) -> "Kind":
         """The same behind a `BaseHTTPMiddleware`."""
@@ -122,9 +121,8 @@ def leave_at_once(zoo: Observed, kind: Kind, raw: bytes) -> None:
 def leave_before_the_answer(zoo: Observed, kind: Kind, raw: bytes) -> None:
     """Go while a route works on the answer."""
     leave_at_once(zoo, kind, raw)
-    # Whoever gets an answer after that may be sure that the service has seen the other go.
     for _ in range(2):
-        httpx.get(f"{zoo.url}/health/live")
+        zoo.probe()
     zoo.order("release")
 
 
@@ -137,7 +135,7 @@ def leave_during_the_answer(zoo: Observed, kind: Kind, raw: bytes) -> None:
             received += connection.recv(65536)
         # Without waiting for what is on its way: the service's kernel hears of it at once.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    httpx.get(f"{zoo.url}/health/live")
+    zoo.probe()
     zoo.order("release")
 
 

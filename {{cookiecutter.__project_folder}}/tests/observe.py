@@ -93,7 +93,7 @@ class Observed(Service):
 
     def scrape(self, accept: str = "*/*") -> httpx.Response:
         """The metrics."""
-        return httpx.get(self.metrics_url, headers={"Accept": accept}, timeout=PATIENCE)
+        return self._client.get(self.metrics_url, headers={"Accept": accept}, timeout=PATIENCE)
 
     def series(self, *names: str) -> Counter[Series]:
         """The samples of these names that are not zero; all are whole numbers."""
@@ -106,6 +106,10 @@ class Observed(Service):
                 if sample.name in names and sample.value
             }
         )
+
+    def probe(self) -> None:
+        """Have one request answered that is seen nowhere: all that came before it has been noticed then."""
+        assert self._client.get("/health/live").status_code == 200
 
     def wait_inside(self, requests: int) -> None:
         """Wait until so many requests are being answered."""

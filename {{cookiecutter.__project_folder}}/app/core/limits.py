@@ -38,27 +38,35 @@ class Limits:
             await self._refuse(414, f"Path and query may have {self._uri_bytes} bytes.", scope, receive, send)
             return
         fields = length = 0
+        tells_length = True
         for name, value in scope["headers"]:
             fields += len(name) + len(value)
             if name == b"content-length" and value.isdigit():
                 length = max(length, int(value[: _INTEGER_DIGITS + 1]))
             elif name == b"transfer-encoding":
-                receive = self._counted(receive)
+                tells_length = False
         if fields > self._header_bytes:
             detail = f"All header fields together may have {self._header_bytes} bytes."
             await self._refuse(431, detail, scope, receive, send)
         elif length > self._body_bytes:
             await self._refuse(413, self._body_detail, scope, receive, send)
-        else:
+        elif tells_length:
             await self._app(scope, receive, send)
+        else:
+            await self._count(scope, receive, send)
 
     async def _refuse(self, status: int, detail: str, scope: Scope, receive: Receive, send: Send) -> None:
         # What is left of the request is not worth reading.
         response = errors.problem(scope["path"], status, detail, headers={"Connection": "close"})
         await response(scope, receive, send)
 
-    def _counted(self, receive: Receive) -> Receive:
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request whose body is as long as it turns out to be.
+
+        What the application makes of a read that fails is not the answer: a `BaseHTTPMiddleware` makes it a 500.
+        """
         received = 0
+        started = False
 
         async def counted() -> Message:
             nonlocal received
@@ -68,4 +76,16 @@ class Limits:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._body_detail)
             return message
 
-        return counted
+        async def answered(message: Message) -> None:
+            nonlocal started
+            if started or received <= self._body_bytes:
+                started = True
+                await send(message)
+
+        try:
+            await self._app(scope, counted, answered)
+        except Exception:
+            if started or received <= self._body_bytes:
+                raise
+        if not started and received > self._body_bytes:
+            await self._refuse(413, self._body_detail, scope, receive, send)

@@ -65,8 +65,8 @@ class WebSockets:
         began = perf_counter()
         span, context = self._begin(scope, METHOD)
 
-        def settle(status: int, broken_by: str | None) -> None:
-            self._end(scope, METHOD, status, perf_counter() - began, broken_by, None, span)
+        def settle(status: int, broken_by: str | None, failure: str | None) -> None:
+            self._end(scope, METHOD, status, perf_counter() - began, broken_by, failure, span)
             if status == HTTPStatus.SWITCHING_PROTOCOLS:
                 self._metrics.websocket_connections.inc()
 
@@ -91,10 +91,10 @@ class WebSockets:
                 # How a write ends then: the server's exceptions for it are of this kind (ASGI, "Disconnected Client").
                 pass
             else:
-                broken_by = "error"
-                if span.is_recording():
+                broken_by, connection.failure = "error", type(error).__name__
+                if connection.accepted_at is None:
                     span.record_exception(error)
-                log.exception("unhandled exception", error=type(error).__name__)
+                log.exception("unhandled exception", error=connection.failure)
                 await connection.end(500, INTERNAL_ERROR)
         except BaseException:
             broken_by = "cancelled"
@@ -102,9 +102,9 @@ class WebSockets:
         finally:
             connection.settle(broken_by)
             if connection.accepted_at is not None:
-                self._closed(connection, broken_by)
+                self._closed(connection, perf_counter() - connection.accepted_at, broken_by)
 
-    def _closed(self, connection: "_Connection", broken_by: str | None) -> None:
+    def _closed(self, connection: "_Connection", seconds: float, broken_by: str | None) -> None:
         """Write down the end of a connection that was accepted."""
         self._metrics.websocket_connections.dec()
         route = self._routes.find(connection.scope)
@@ -114,7 +114,7 @@ class WebSockets:
             "websocket closed",
             route=route,
             code=ABNORMAL if connection.code is None else connection.code,
-            duration_ms=round((perf_counter() - (connection.accepted_at or 0)) * 1000, 3),
+            duration_ms=round(seconds * 1000, 3),
             **({"incomplete": broken_by} if broken_by else {}),
         )
 
@@ -148,10 +148,12 @@ def is_handshake(method: bytes, version: str, target: bytes, fields: Sequence[tu
 class _Connection:
     """A WebSocket and how far it came, seen from between server and application.
 
-    `code` is the one it was closed with, by whoever was first.
+    `code` is the one it was closed with, by whoever was first. `failure` is the type of an unhandled exception.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, settle: Callable[[int, str | None], None]) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, settle: Callable[[int, str | None, str | None], None]
+    ) -> None:
         self._receive = receive
         self._send = send
         self._settle = settle
@@ -161,6 +163,7 @@ class _Connection:
         self.accepted_at: float | None = None
         self.code: int | None = None
         self.left = False
+        self.failure: str | None = None
 
     async def receive(self) -> Message:
         """Pass on what the client sends; notice when it leaves."""
@@ -223,9 +226,7 @@ class _Connection:
         if self._settled:
             return
         self._settled = True
-        if self._status is not None:
-            self._settle(self._status, broken_by)
-        elif self.left:
-            self._settle(errors.CLIENT_CLOSED_REQUEST, "disconnect")
+        if self._status is None and self.left:
+            self._settle(errors.CLIENT_CLOSED_REQUEST, "disconnect", self.failure)
         else:
-            self._settle(500, broken_by)
+            self._settle(self._status or 500, broken_by, self.failure)

@@ -38,7 +38,7 @@ COUNTED = (
     "websocket_connections",
     "telemetry_dropped_total",
 )
-SECURITY_HEADERS = ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Content-Security-Policy")
+SECURITY_HEADERS = ("X-Content-Type-Options", "Content-Security-Policy")
 SCHEMA = (
     *("timestamp", "level", "service", "environment", "version"),
     *("event", "correlation_id", "trace_id", "span_id"),

@@ -72,11 +72,6 @@ def changed(tmp_path: Path) -> Path:
     source = (tmp_path / path).read_text(encoding="utf-8")
     assert source.count(before) == 1
     (tmp_path / path).write_text(source.replace(before, after), encoding="utf-8")
-    for folder in ("migrations", "pyproject.toml"):
-        if (ROOT / folder).is_dir():
-            shutil.copytree(ROOT / folder, tmp_path / folder)
-        else:
-            shutil.copy(ROOT / folder, tmp_path / folder)
     return tmp_path
 
 
