@@ -6,12 +6,12 @@ open model it spins: a timer that wakes late would count as the server's latency
 """
 
 import re
-import select
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from selectors import EVENT_READ, BaseSelector, DefaultSelector
 from time import perf_counter
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -26,6 +26,9 @@ Accept-Encoding: gzip, deflate, br
 X-Forwarded-For: 198.51.100.7
 X-Forwarded-Proto: http
 """
+
+
+_ANSWER_SECONDS = 30.0
 
 
 class BenchmarkError(Exception):
@@ -82,14 +85,14 @@ class _Connection:
 
 
 @contextmanager
-def _connected(targets: Sequence[Target], connections: int) -> Iterator[tuple[select.epoll, dict[int, _Connection]]]:
-    """As many connections to each target, spread over the answers of one epoll."""
+def _connected(targets: Sequence[Target], connections: int) -> Iterator[tuple[BaseSelector, list[_Connection]]]:
+    """As many connections to each target, and what tells when one of them can be read."""
     every = [_Connection(target, index) for _ in range(connections) for index, target in enumerate(targets)]
-    with select.epoll() as epoll:
+    with DefaultSelector() as selector:
         for one in every:
-            epoll.register(one.socket, select.EPOLLIN)
+            selector.register(one.socket, EVENT_READ, one)
         try:
-            yield epoll, {one.socket.fileno(): one for one in every}
+            yield selector, every
         finally:
             for one in every:
                 one.socket.close()
@@ -109,18 +112,18 @@ def closed_loop(targets: Sequence[Target], connections: int, seconds: float, lim
     """
     counts = [0] * len(targets)
     sent = [connections] * len(targets)
-    with _connected(targets, connections) as (epoll, by_descriptor):
+    with _connected(targets, connections) as (selector, every):
         end = perf_counter() + seconds
-        for one in by_descriptor.values():
+        for one in every:
             one.ask()
-        waiting = len(by_descriptor)
+        waiting = len(every)
         while waiting:
-            events = epoll.poll(30)
-            if not events:
-                raise BenchmarkError(f"{waiting} requests have no answer after 30 s")
+            ready = selector.select(_ANSWER_SECONDS)
+            if not ready:
+                raise BenchmarkError(f"{waiting} requests have no answer after {_ANSWER_SECONDS:g} s")
             more = perf_counter() < end
-            for descriptor, _ in events:
-                one = by_descriptor[descriptor]
+            for key, _ in ready:
+                one = key.data
                 if one.answered():
                     counts[one.index] += 1
                     if more and (limit is None or sent[one.index] < limit):
@@ -142,8 +145,9 @@ def open_loop(target: Target, rate: float, connections: int, seconds: float) -> 
     """
     latencies: list[float] = []
     total = int(rate * seconds)
-    with _connected([target], connections) as (epoll, by_descriptor):
-        free = list(by_descriptor.values())
+    with _connected([target], connections) as (selector, every):
+        # Each has its turn: servers close connections that idle, uvicorn after five seconds.
+        free = deque(every)
         late: deque[float] = deque()
         began = perf_counter()
         sent = 0
@@ -153,11 +157,11 @@ def open_loop(target: Target, rate: float, connections: int, seconds: float) -> 
                 late.append(began + sent / rate)
                 sent += 1
             while late and free:
-                one = free.pop()
+                one = free.popleft()
                 one.began = late.popleft()
                 one.ask()
-            for descriptor, _ in epoll.poll(0):
-                one = by_descriptor[descriptor]
+            for key, _ in selector.select(0):
+                one = key.data
                 if one.answered():
                     latencies.append(perf_counter() - one.began)
                     free.append(one)

@@ -63,9 +63,8 @@ def _other_bars(results: Results) -> Iterable[Bar]:
     if results.memory:
         least = results.memory[BARE.name]
         over = Spread.of((used - least[after]) / MIB for after, used in results.memory[SERVICE.name].items())
-        yield _at_most(
-            "resident memory over bare FastAPI's, at its worst", f"{over.high:.1f} MiB", over.high, 16, " MiB"
-        )
+        figure = "resident memory over bare FastAPI's, at its worst"
+        yield _at_most(figure, f"{over.high:.1f} MiB", over.high, 16, " MiB")
     if starts := results.starts:
         over = Spread.of(1000 * (a - b) for a, b in zip(starts[SERVICE.name], starts[BARE.name], strict=True))
         yield _at_most("cold start over bare FastAPI's", _spread(over, " ms", 0), over.median, 250, " ms")
@@ -133,10 +132,16 @@ def _costs_of_requests(results: Results) -> Iterable[str]:
 
 
 def _costs_of_routes(results: Results) -> Iterable[str]:
-    if results.routes is None:
+    costs = results.routes
+    if costs is None:
         return
-    rows = [(server, f"{results.routes.micros(server):.0f} µs") for server in results.routes.of]
-    yield "### Number of routes\n\n" + table(("The last route is asked", "CPU time a request"), rows)
+    named = [name.rpartition(", ") for name in costs.of]
+    numbers = list(dict.fromkeys(number for *_, number in named))
+    rows = [
+        (server, *(f"{costs.micros(f'{server}, {number}'):.0f}" for number in numbers))
+        for server in dict.fromkeys(server for server, *_ in named)
+    ]
+    yield "### Number of routes\n\n" + table(("µs, for the last one", *numbers), rows)
 
 
 def _by(title: str, unit: str, found: Mapping[int, Costs]) -> Iterable[str]:

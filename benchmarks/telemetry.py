@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.quick and options.write:
         parser.error("--write needs a whole run, without --quick")
+    if not options.python.exists():
+        parser.error(f"{options.python} does not exist; `make bench-quick` installs it")
     # Whatever ends this, the servers end before.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # Each connection is a file, on both sides.
@@ -63,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
             service = options.service or generated(folder / "service")
             stage = stack.enter_context(Stage(service.resolve(), options.python, folder))
             results = measure(stage, QUICK if options.quick else FULL)
-    except BenchmarkError as error:
+    except (BenchmarkError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     text = markdown(results, list(_facts(options.python, options.date, time.monotonic() - began)))

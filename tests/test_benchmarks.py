@@ -85,7 +85,7 @@ def whole_run(change: Mapping[str, float] = {}) -> Results:
     }
     grown = {(SERVICE.name, 5): 100.0, (SERVICE.name, 100): 210.0}
     grown |= {(ROUTES_ONLY.name, 5): 80.0, (ROUTES_ONLY.name, 100): 180.0}
-    routes = {with_routes(BARE.name, 5): (200.0,)}
+    routes = {with_routes(BARE.name, number): (200.0,) for number in (5, 100)}
     routes |= {with_routes(name, number): (micros,) for (name, number), micros in grown.items()}
     listed = costs(met | dict(change))
     return Results(
