@@ -52,22 +52,20 @@ class Recorder:
 
     Args:
         metrics: where requests are counted.
+
+    `in_progress` is for whoever begins a request to add to; its end takes one away.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._over: list[RequestRecord] = []
-        self._in_progress = 0
+        self.in_progress = 0
         self._scheduled_on: asyncio.AbstractEventLoop | None = None
-        metrics.http_requests_in_progress.set_function(lambda: self._in_progress)
-
-    def begin(self) -> None:
-        """Note that a request is in progress."""
-        self._in_progress += 1
+        metrics.http_requests_in_progress.set_function(lambda: self.in_progress)
 
     def end(self, record: RequestRecord) -> None:
         """Take a request that is over; it is written down a moment later."""
-        self._in_progress -= 1
+        self.in_progress -= 1
         self._over.append(record)
         if len(self._over) >= _GATHER_REQUESTS:
             self.flush()

@@ -7,7 +7,6 @@ another task, where context variables get lost.
 
 import asyncio
 from collections.abc import Awaitable
-from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any
@@ -67,31 +66,18 @@ class Telemetry:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI 3.0)."""
-        if scope["type"] == "lifespan":
-            await self.fastapi(scope, receive, send)
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._serve_quietly(scope, receive, send)
             return
-        # Applications that are mounted would tell of the request once more: FastAPI's own switch for that.
-        scope["fastapi.telemetry"] = None
-        token = correlation_id.set(correlation.accept(sole_header(scope, _HEADER)))
-        try:
-            if scope["type"] == "websocket":
-                await self._websockets(scope, receive, send)
-            elif scope["path"] in PROBES:
-                await self._app(scope, receive, Exchange(scope, receive, send).send)
-            else:
-                await self._request(Exchange(scope, receive, send))
-        finally:
-            correlation_id.reset(token)
-
-    def flush(self) -> None:
-        """Write down the requests that are over: a moment after its end, each is, unless nothing runs any more."""
-        self._recorder.flush()
-
-    async def _request(self, exchange: "Exchange") -> None:
-        span, context = self._begin(exchange.scope, exchange.method)
+        # This function is long because each call that a request makes here costs it 1 to 2 us.
+        exchange = Exchange(scope, receive, send)
+        fields = dict(scope["headers"])
+        identity = correlation.accept(sole_header(scope, _HEADER) if _HEADER in fields else None)
+        token = correlation_id.set(identity)
+        span, context = self._begin(scope, exchange.method, traced=b"traceparent" in fields)
         current = otel_context.attach(context)
         try:
-            await self._app(exchange.scope, exchange.receive, exchange.send)
+            await self._app(scope, exchange.receive, exchange.send)
             if exchange.status is None and exchange.broken_by is None:
                 await self._answer(exchange, 500)
         except ClientDisconnect:
@@ -107,10 +93,30 @@ class Telemetry:
             exchange.break_off("cancelled")
             raise
         finally:
-            exchange.break_off("error")
+            if not exchange.complete:
+                exchange.break_off("error")
             status, seconds = exchange.final_status(), exchange.seconds()
-            self._end(exchange.scope, exchange.method, status, seconds, exchange.broken_by, exchange.failure, span)
+            self._end(scope, exchange.method, status, seconds, exchange.broken_by, exchange.failure, span)
             otel_context.detach(current)
+            correlation_id.reset(token)
+
+    async def _serve_quietly(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve what is no request to be told of: the lifespan, WebSockets, which tell of themselves, and probes."""
+        if scope["type"] == "lifespan":
+            await self.fastapi(scope, receive, send)
+            return
+        token = correlation_id.set(correlation.accept(sole_header(scope, _HEADER)))
+        try:
+            if scope["type"] == "websocket":
+                await self._websockets(scope, receive, send)
+            else:
+                await self._app(scope, receive, Exchange(scope, receive, send).send)
+        finally:
+            correlation_id.reset(token)
+
+    def flush(self) -> None:
+        """Write down the requests that are over: a moment after its end, each is, unless nothing runs any more."""
+        self._recorder.flush()
 
     async def _fail(self, exchange: "Exchange", span: Span, error: Exception) -> None:
         """Tell of an unhandled exception, and answer it if there is no answer yet."""
@@ -131,13 +137,15 @@ class Telemetry:
         response = errors.problem(exchange.scope["path"], status, detail, **options)
         await response(exchange.scope, exchange.receive, exchange.send)
 
-    def _begin(self, scope: Scope, method: str) -> tuple[Span, Context]:
-        """Start the span of a request; it is current in the context."""
-        self._recorder.begin()
+    def _begin(self, scope: Scope, method: str, *, traced: bool = True) -> tuple[Span, Context]:
+        """Start the span of a request; it is current in the context. `traced` if a trace may have come with it."""
+        # Applications that are mounted would tell of the request once more: FastAPI's own switch for that.
+        scope["fastapi.telemetry"] = None
+        self._recorder.in_progress += 1
         parent = NO_PARENT
-        if sole_header(scope, b"traceparent") is not None:
+        if traced and sole_header(scope, b"traceparent") is not None:
             parent = self._propagator.extract(scope, getter=_HEADERS)
-        span = self.tracing.start_server_span(span_name(method), parent, partial(_request_attributes, scope, method))
+        span = self.tracing.start_server_span(span_name(method), parent, lambda: _request_attributes(scope, method))
         return span, set_span_in_context(span, parent)
 
     def _end(  # noqa: PLR0913, PLR0917 - they are what is told
@@ -175,9 +183,12 @@ class Exchange:
         "method",
         "scope",
         "status",
+        "streams",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._began = perf_counter()
+        self._ended: float | None = None
         self._receive = receive
         self._send = send
         self.scope = scope
@@ -186,8 +197,7 @@ class Exchange:
         self.complete = False
         self.broken_by: str | None = None
         self.failure: str | None = None
-        self._began = perf_counter()
-        self._ended: float | None = None
+        self.streams = False
 
     async def receive(self) -> Message:
         """Pass on what the client sends; notice when it leaves before it has its response."""
@@ -198,10 +208,19 @@ class Exchange:
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass on what the client gets, with the headers that every response has."""
-        if not self.complete and client_has_left(self.scope):
-            self.broken_by = "disconnect"
-        if message["type"] != "http.response.start":
-            return self._send_part(message)
+        if message["type"] == "http.response.start":
+            self._begin(message)
+            return self._send(message)
+        if message["type"] == "http.response.body" and not (self.streams or message.get("more_body", False)):
+            # Before sending: a client that has the whole response may leave before `send` returns.
+            self.complete = True
+            self._ended = perf_counter()
+            return self._send(message)
+        self.streams = True
+        return self._send_part(message)
+
+    def _begin(self, message: Message) -> None:
+        self._notice_leaving()
         # What is sent to a client that has left is an echo of its leaving.
         if self.broken_by is None:
             self.status = message["status"]
@@ -210,12 +229,10 @@ class Exchange:
             (_HEADER, (correlation_id.get() or "").encode()),
             *security.headers(self.scope),
         ]
-        return self._send(message)
 
     async def _send_part(self, message: Message) -> None:
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            # Before sending: a client that has the whole response may leave before `send` returns.
-            self.complete = True
+        self._notice_leaving()
+        self.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
         try:
             await self._send(message)
         except asyncio.CancelledError:
@@ -224,6 +241,10 @@ class Exchange:
             raise
         if self.complete:
             self._ended = perf_counter()
+
+    def _notice_leaving(self) -> None:
+        if not self.complete and client_has_left(self.scope):
+            self.broken_by = "disconnect"
 
     def break_off(self, reason: str) -> None:
         """Note why the response never came to its end, unless it did, or the reason is known already."""
