@@ -59,7 +59,7 @@ class Zoo(Observed):
             MAX_HEADER_BYTES=str(HEADER_BYTES),
             MAX_BODY_BYTES=str(BODY_BYTES),
             MAX_CONCURRENT_REQUESTS=str(CROWD),
-            REQUEST_TIMEOUT_SECONDS="2",
+            REQUEST_TIMEOUT_SECONDS="3",
             DRAIN_SECONDS="2",
             HEALTH_CHECK_CACHE_SECONDS="0",
         )
