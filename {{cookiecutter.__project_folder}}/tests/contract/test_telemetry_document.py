@@ -93,7 +93,12 @@ def test_a_route_is_added_without_a_line_of_telemetry_and_leaves_what_the_docume
             )
             (received,) = collector.wait_for(1)
             lines: list[dict[str, Any]] = []
-            wait_for(lambda: lines.extend(service.written()) or "request" in {one["event"] for one in lines}, "no line")
+
+            def told() -> bool:
+                lines.extend(service.written())
+                return "request" in {one["event"] for one in lines}
+
+            wait_for(told, "there is no access line")
             at_the_end = service.scrape().text
         finally:
             service.kill()
