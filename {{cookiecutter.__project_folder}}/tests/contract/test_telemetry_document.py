@@ -12,7 +12,7 @@ from app.core.telemetry import Telemetry
 from tests.kinds import KINDS, Kind
 from tests.observe import Observed, write_request
 from tests.otlp import Collector
-from tests.support import ROOT
+from tests.support import ROOT, wait_for
 
 DOCUMENT = (ROOT / "docs" / "architecture" / "TELEMETRY.md").read_text(encoding="utf-8")
 
@@ -92,7 +92,13 @@ def test_a_route_is_added_without_a_line_of_telemetry_and_leaves_what_the_docume
                 )
             )
             (received,) = collector.wait_for(1)
-            lines = [written for written in service.written() if written["event"] == "request"]
+            lines: list[dict[str, Any]] = []
+
+            def told() -> bool:
+                lines.extend(service.written())
+                return "request" in {one["event"] for one in lines}
+
+            wait_for(told, "there is no access line")
             at_the_end = service.scrape().text
         finally:
             service.kill()
@@ -100,6 +106,7 @@ def test_a_route_is_added_without_a_line_of_telemetry_and_leaves_what_the_docume
     assert answer.status == line["status"]
     assert set(before.splitlines()) <= set(at_the_start.splitlines())
     assert set(after.splitlines()) <= set(at_the_end.splitlines())
+    lines = [one for one in lines if one["event"] == "request"]
     varying: dict[str, Any] = {
         name: lines[0][name] for name in ("timestamp", "trace_id", "span_id", "duration_ms", "version")
     }

@@ -437,7 +437,8 @@ async def test_garbage_is_not_answered_into_a_response_that_has_begun() -> None:
 
     config = uvicorn.Config(stream, log_config=None, lifespan="off")
     config.load()
-    http = partial(BoundedHttp, config=config, server_state=ServerState(), app_state={}, head_bytes=999, head_seconds=9)
+    http = partial(BoundedHttp, config=config, server_state=ServerState(), app_state={})
+    http = partial(http, head_bytes=999, head_seconds=9, draining=lambda: False)
     async with await asyncio.get_running_loop().create_server(http, "127.0.0.1", 0) as server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         with closing(writer):
