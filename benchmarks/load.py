@@ -130,6 +130,8 @@ def closed_loop(targets: Sequence[Target], connections: int, seconds: float, lim
                         sent[one.index] += 1
                         one.ask()
                     else:
+                        # A server may close what idles while the others are still asked.
+                        selector.unregister(one.socket)
                         waiting -= 1
     return counts
 

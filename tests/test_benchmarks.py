@@ -280,6 +280,7 @@ class Answering(socketserver.ThreadingTCPServer):
     def __init__(self, answer: Callable[[int], bytes]) -> None:
         self.answer = answer
         self.asked = 0
+        self.closes_after: int | None = None
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -305,7 +306,7 @@ class Handler(socketserver.StreamRequestHandler):
             # In two parts: the client must not take the first for all.
             self.wfile.write(answer[:30])
             self.wfile.write(answer[30:])
-            if not answer:
+            if not answer or number == self.server.closes_after:
                 return
 
 
@@ -343,6 +344,17 @@ def test_a_closed_loop_asks_each_server_as_often_as_it_was_told(serve: Callable[
     counts = closed_loop([server.target for server in servers], connections=4, seconds=60, limit=50)
 
     assert counts == [50, 50] == [server.asked for server in servers]
+
+
+def test_a_server_that_is_done_may_close_while_others_are_asked(serve: Callable[..., Answering]) -> None:
+    def slowly(_: int) -> bytes:
+        time.sleep(0.02)
+        return OK
+
+    done, slow = serve(lambda _: OK), serve(slowly)
+    done.closes_after = 4
+
+    assert closed_loop([done.target, slow.target], connections=1, seconds=60, limit=4) == [4, 4]
 
 
 @pytest.mark.parametrize(
