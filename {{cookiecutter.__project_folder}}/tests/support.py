@@ -91,7 +91,7 @@ class Service:
         # Not one for each look: reading the system's certificates would take longer than the look itself.
         self._client = httpx.Client(base_url=self.url)
 
-    def wait_until(self, path: str, status: int, timeout: float = 20) -> None:
+    def wait_until(self, path: str, status: int, timeout: float = 60) -> None:
         """Wait until `path` answers with `status`."""
         deadline = time.monotonic() + timeout
         last: object = None

@@ -1,185 +1,29 @@
-"""What one request leaves behind: metrics, access line, span and header, for each kind of request."""
+"""What the telemetry layer does by itself; what each kind of request leaves behind is in the contract tests."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 import pytest
 import structlog
-from fastapi import APIRouter, BackgroundTasks, FastAPI
+from fastapi import BackgroundTasks
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.correlation import correlation_id
-from app.core.route_templates import UNMATCHED
 from app.core.telemetry import Exchange, Telemetry
-from tests.support import ROOT, client_of
-
-TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-
-
-async def starlette_endpoint(request: Request) -> PlainTextResponse:
-    return PlainTextResponse("x")
 
 
 @pytest.fixture
 def app(app: Telemetry) -> Telemetry:
-    """The application with routes of every kind."""
-    fastapi = app.fastapi
+    """The application with a route that does nothing."""
 
-    @fastapi.get("/plain/{word}")
+    @app.fastapi.get("/plain/{word}")
     async def plain(word: str) -> str:
         return word
 
-    @fastapi.get("/fail")
-    async def fail() -> None:
-        raise RuntimeError("boom")
-
-    @fastapi.get("/stream")
-    async def stream() -> StreamingResponse:
-        return StreamingResponse(iter([b"a", b"b"]))
-
-    @fastapi.get("/half")
-    async def half() -> StreamingResponse:
-        async def body() -> AsyncIterator[bytes]:
-            yield b"half of it"
-            raise RuntimeError("boom")
-
-        return StreamingResponse(body())
-
-    outer, inner = APIRouter(prefix="/outer"), APIRouter(prefix="/inner")
-
-    @inner.get("/{word}")
-    async def nested(word: str) -> str:
-        return word
-
-    outer.include_router(inner)
-    fastapi.include_router(outer)
-
-    sub, tenant, twice = FastAPI(), FastAPI(), FastAPI()
-    for mounted in (sub, tenant, twice):
-        mounted.get("/x/{word}")(plain)
-
-    fastapi.mount("/sub", sub)
-    fastapi.router.routes.append(Mount("/routes", routes=[Route("/x", starlette_endpoint)]))
-    fastapi.mount("/tenant/{tenant}", tenant)
-    fastapi.mount("/one", twice)
-    fastapi.mount("/two", twice)
-    fastapi.mount("/static", StaticFiles(directory=ROOT / "app"))
-
-    async def raw(scope: Scope, receive: Receive, send: Send) -> None:
-        await PlainTextResponse("raw")(scope, receive, send)
-
-    fastapi.mount("/raw", raw)
     return app
-
-
-@dataclass
-class Kind:
-    """A kind of request and what must be seen of it."""
-
-    name: str
-    path: str
-    route: str
-    status: int = 200
-    method: str = "GET"
-    label: str = ""
-    incomplete: str | None = None
-    body: dict[str, Any] | None = field(default=None)
-
-    @property
-    def method_label(self) -> str:
-        """The method as metrics and spans show it."""
-        return self.label or self.method
-
-    def __str__(self) -> str:
-        return self.name
-
-
-KINDS = [
-    Kind("plain", "/plain/a", "/plain/{word}"),
-    Kind("index", "/", "/"),
-    Kind("collection", "/api/v1/items", "/api/v1/items"),
-    Kind("created", "/api/v1/items", "/api/v1/items", 201, "POST", body={"name": "x"}),
-    Kind("invalid", "/api/v1/items/1", "/api/v1/items/{item_id}", 422),
-    Kind("nested routers", "/outer/inner/a", "/outer/inner/{word}"),
-    Kind("mounted application", "/sub/x/a", "/sub/x/{word}"),
-    Kind("unknown path of a mounted application", "/sub/nowhere", "/sub/{path}", 404),
-    Kind("unknown path of an application mounted twice", "/two/nowhere", "/two/{path}", 404),
-    Kind("application mounted twice", "/two/x/a", "/two/x/{word}"),
-    Kind("static file", "/static/service.toml", "/static/{path}"),
-    Kind("mount whose path varies", "/tenant/a/x/b", "/tenant/{tenant}/x/{word}"),
-    Kind("route of a mounted router", "/routes/x", "/routes/x"),
-    Kind("unknown path of a mounted router", "/routes/nowhere", "/routes/{path}", 404),
-    Kind("head", "/", "/", method="HEAD"),
-    Kind("raw application", "/raw/a/b", "/raw/{path}"),
-    Kind("unknown path", "/nowhere", UNMATCHED, 404),
-    Kind("slash redirect", "/plain/a/", "/plain/{word}", 307),
-    Kind("method that the route lacks", "/plain/a", "/plain/{word}", 405, "DELETE"),
-    Kind("method that nobody knows", "/plain/a", "/plain/{word}", 405, "BREW", label="_OTHER"),
-    Kind("stream", "/stream", "/stream"),
-    Kind("stream that dies half-way", "/half", "/half", incomplete="error"),
-    Kind("unhandled exception", "/fail", "/fail", 500),
-    Kind("documentation", "/openapi.json", "/openapi.json"),
-]
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-async def test_a_request_is_told_in_the_same_words_everywhere(
-    app: Telemetry, spans: InMemorySpanExporter, kind: Kind
-) -> None:
-    def count(name: str, **labels: str) -> float:
-        return (
-            app.metrics.registry.get_sample_value(name, {"method": kind.method_label, "route": kind.route, **labels})
-            or 0
-        )
-
-    headers = {"X-Correlation-ID": "abc-123", "traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
-    async with client_of(app) as client:
-        with structlog.testing.capture_logs() as logs:
-            try:
-                response = await client.request(kind.method, kind.path, headers=headers, json=kind.body)
-            except AssertionError:  # httpx's transport within the process insists that responses end
-                assert kind.incomplete
-                app.flush()
-            else:
-                assert response.status_code == kind.status
-                assert response.headers["x-correlation-id"] == "abc-123"
-
-    assert count("http_requests_total", status=str(kind.status)) == 1
-    assert count("http_request_duration_seconds_count", status=str(kind.status)) == 1
-    assert app.metrics.registry.get_sample_value("http_requests_in_progress") == 0
-    incomplete = {reason: count("http_responses_incomplete_total", reason=reason) for reason in ("error", "disconnect")}
-    assert incomplete == {"error": float(kind.incomplete == "error"), "disconnect": 0}
-
-    failed = kind.status >= 500 or kind.incomplete == "error"
-    (line,) = [line for line in logs if line["event"] == "request"]
-    assert (line["method"], line["route"], line["status"]) == (kind.method_label, kind.route, kind.status)
-    assert line["log_level"] == ("error" if failed else "info")
-    assert line.get("incomplete") == kind.incomplete
-    assert len([line for line in logs if line["event"] == "unhandled exception"]) == failed
-
-    (span,) = spans.get_finished_spans()
-    assert span.context.trace_id == int(TRACE_ID, 16)
-    attributes = span.attributes or {}
-    method = "HTTP" if kind.label == "_OTHER" else kind.method
-    assert attributes["http.request.method"] == kind.method_label
-    assert attributes["http.response.status_code"] == kind.status
-    assert attributes["correlation_id"] == "abc-123"
-    if kind.route == UNMATCHED:
-        assert (span.name, "http.route" in attributes) == (method, False)
-    else:
-        assert (span.name, attributes["http.route"]) == (f"{method} {kind.route}", kind.route)
-    assert (span.status.status_code is StatusCode.ERROR) == failed
-    assert [event.name for event in span.events] == (["exception"] if failed else [])
 
 
 async def test_probes_leave_no_span_and_no_access_line_but_have_the_correlation_id(
