@@ -34,6 +34,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def settings(url: str, settings: Settings) -> Settings:
+    """Waiting is not what is tested here: a slow machine must not fail it."""
+    limits = {f"database_{what}_timeout_seconds": 60 for what in ("connect", "pool", "statement")}
+    limits |= {"request_timeout_seconds": 60, "health_check_timeout_seconds": 30}
+    return Settings.model_validate(settings.model_dump() | limits | {"storage_url": url})
+
+
+@pytest.fixture
 def tracing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Tracing:
     """What `serve` makes the process's own."""
     tracing = Tracing(settings, lambda _: None)
@@ -172,8 +180,8 @@ async def test_outside_a_sampled_trace_statements_leave_nothing(
 
 
 @pytest.fixture
-def app(url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
-    app = create_app(Settings.model_validate(settings.model_dump() | {"storage_url": url}))
+def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
+    app = create_app(settings)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", app.tracing.provider)
     yield app
     app.tracing.provider.shutdown()
