@@ -22,6 +22,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from app.core.config import Settings
 from app.core.correlation import PROPAGATOR
 from app.core.redaction import is_secret
+from app.core.tracing import record_exception
 
 # A host that is there accepts within one retransmission of the first packet (RFC 6298: after 1 s).
 _CONNECT_SECONDS = 2.0
@@ -48,7 +49,7 @@ class _Client(httpx.AsyncClient):
         except BaseException as error:
             _fail(span, f"{type(error).__module__}.{type(error).__qualname__}")
             if isinstance(error, Exception):
-                span.record_exception(error)
+                record_exception(span, error)
             raise
         else:
             _tell(span, response)

@@ -29,7 +29,7 @@ from app.core.http_protocol import client_has_left
 from app.core.metrics import Metrics
 from app.core.request_record import METHODS, OTHER_METHOD, Recorder, RequestRecord, span_name
 from app.core.route_templates import RouteTemplates, known_routes, known_websockets
-from app.core.tracing import NO_PARENT, Tracing
+from app.core.tracing import NO_PARENT, Tracing, record_exception
 from app.core.websocket import METHOD as HANDSHAKE_METHOD
 from app.core.websocket import WebSockets
 
@@ -121,7 +121,7 @@ class Telemetry:
     async def _fail(self, exchange: "Exchange", span: Span, error: Exception) -> None:
         """Tell of an unhandled exception, and answer it if there is no answer yet."""
         exchange.failure = type(error).__name__
-        span.record_exception(error)
+        record_exception(span, error)
         log.error("unhandled exception", error=exchange.failure, exc_info=error)
         if exchange.status is None:
             await self._answer(exchange, 500)

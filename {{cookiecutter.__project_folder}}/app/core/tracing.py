@@ -5,6 +5,7 @@ bounded time and counts what it could not send.
 """
 
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from random import getrandbits
 from typing import Any
@@ -25,6 +26,7 @@ from opentelemetry.sdk.trace.sampling import Sampler as SpanSampler
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 
 from app.core.config import FACTS, Sampler, Settings
+from app.core.redaction import text, traceback_text
 from app.core.span_export import CountingProcessor, Losses, otlp_exporter
 
 # The context of a request that names no trace.
@@ -100,6 +102,16 @@ class Tracing:
         if self._processor:
             self._processor.close()
         return self._losses.untold
+
+
+def record_exception(span: Span, error: BaseException) -> None:
+    """Note an exception on a span, with no secret that its message or traceback may hold."""
+    if span.is_recording():
+        told = {
+            "exception.message": text(str(error)),
+            "exception.stacktrace": traceback_text("".join(traceback.format_exception(error))),
+        }
+        span.record_exception(error, told)
 
 
 class _HandedIds(RandomIdGenerator):

@@ -22,6 +22,7 @@ from starlette.websockets import WebSocketDisconnect
 from app.core import correlation, errors, security
 from app.core.metrics import Metrics
 from app.core.route_templates import RouteTemplates
+from app.core.tracing import record_exception
 
 # RFC 6455, section 7.4.1: done, something unexpected, and (never on the wire) gone without a word.
 NORMAL, INTERNAL_ERROR, ABNORMAL = 1000, 1011, 1006
@@ -93,7 +94,7 @@ class WebSockets:
             else:
                 broken_by, connection.failure = "error", type(error).__name__
                 if connection.accepted_at is None:
-                    span.record_exception(error)
+                    record_exception(span, error)
                 log.exception("unhandled exception", error=connection.failure)
                 await connection.end(500, INTERNAL_ERROR)
         except BaseException:

@@ -5,11 +5,13 @@ import time
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from app.core.config import Sampler, Settings
-from app.core.tracing import Tracing, sampler
+from app.core.tracing import NO_PARENT, Tracing, record_exception, sampler
 
 
 def settings(**values: object) -> Settings:
@@ -89,3 +91,32 @@ def test_without_an_endpoint_nothing_waits() -> None:
 
     tracing.tracer.start_span("x").end()
     assert tracing.shutdown(timeout=1) == 0
+
+
+@pytest.mark.parametrize("name", list(Sampler))
+def test_a_request_that_begins_a_trace_is_sampled_as_the_sdk_would_decide_for_its_trace_id(name: Sampler) -> None:
+    chosen = settings(otel_traces_sampler=name, otel_traces_sampler_arg=0.3)
+    tracing, decides = Tracing(chosen, lambda _: None), sampler(chosen)
+
+    for _ in range(500):
+        span = tracing.start_server_span("GET", NO_PARENT, dict)
+        identity = span.get_span_context()
+        sampled = decides.should_sample(None, identity.trace_id, "GET").decision is Decision.RECORD_AND_SAMPLE
+
+        assert identity.is_valid
+        assert (span.is_recording(), identity.trace_flags.sampled) == (sampled, sampled)
+
+
+def test_an_exception_on_a_span_shows_no_secret() -> None:
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(settings(otel_traces_sampler="always_on"), lambda _: None)
+    tracing.provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    with tracing.tracer.start_as_current_span("work") as span:
+        record_exception(span, RuntimeError("cannot reach postgresql://app:hunter2@db/app"))
+
+    (event,) = exporter.get_finished_spans()[0].events
+    told = dict(event.attributes or {})
+    assert told["exception.type"] == "RuntimeError"
+    assert "cannot reach postgresql://" in str(told["exception.message"])
+    assert "hunter2" not in str(told)
