@@ -87,8 +87,8 @@ def markdown(results: Results, facts: Sequence[str]) -> str:
         _verdict(results),
         *_costs_of_requests(results),
         *_costs_of_routes(results),
-        *_by("Connections", "connections", results.connections),
-        *_by("Size of the response", "bytes", results.payloads),
+        *_by("Connections", "", results.connections),
+        *_by("Size of the response", " bytes", results.payloads),
         *_latency(results),
         *_memory(results),
         *_starts(results),
@@ -149,7 +149,7 @@ def _by(title: str, unit: str, found: Mapping[int, Costs]) -> Iterable[str]:
         return
     servers = list(next(iter(found.values())).of)
     rows = [(server, *(_cost(costs, server) for costs in found.values())) for server in servers]
-    yield f"### {title}\n\n" + table(("µs, and speed ÷ bare FastAPI", *(f"{number} {unit}" for number in found)), rows)
+    yield f"### {title}\n\n" + table(("µs, and speed ÷ bare FastAPI", *(f"{number}{unit}" for number in found)), rows)
 
 
 def _latency(results: Results) -> Iterable[str]:
