@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple, Self
 
@@ -248,8 +249,8 @@ class _Server(ThreadingHTTPServer):
     def server_close(self) -> None:
         super().server_close()
         for connection in self._connections:
-            # Those that are closed already have no descriptor left.
-            if connection.fileno() != -1:
+            # Closed already, by the handler or by the client.
+            with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
 

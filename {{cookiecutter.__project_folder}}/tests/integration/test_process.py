@@ -1,5 +1,6 @@
 """The service as a process: how it starts, what it says, how it ends."""
 
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.support import Service
+from tests.support import Service, wait_for
 
 Start = Callable[..., Service]
 
@@ -16,15 +17,21 @@ def test_a_request_can_be_followed_from_header_to_log_and_metric(start: Start) -
     service = start(OTEL_TRACES_SAMPLER="always_on", DRAIN_SECONDS="0")
     service.wait_until("/health/ready", 200)
 
-    response = httpx.get(f"{service.url}/api/v1/items", headers={"X-Correlation-ID": "abc-123"})
     accept = {"Accept": "application/openmetrics-text"}
-    metrics = httpx.get(service.metrics_url, headers=accept).text
+    exemplars: list[str] = []
+
+    def exemplar() -> bool:
+        exemplars.extend(re.findall(r'trace_id="(\w+)"', httpx.get(service.metrics_url, headers=accept).text))
+        return bool(exemplars)
+
+    response = httpx.get(f"{service.url}/api/v1/items", headers={"X-Correlation-ID": "abc-123"})
+    wait_for(exemplar, "the request left no exemplar")
     code, lines, err = service.end(signal.SIGTERM)
 
     assert (response.status_code, response.headers["x-correlation-id"]) == (200, "abc-123")
     (access,) = [line for line in lines if line["correlation_id"] == "abc-123"]
     assert (access["event"], access["route"], access["status"]) == ("request", "/api/v1/items", 200)
-    assert f'trace_id="{access["trace_id"]}"' in metrics
+    assert set(exemplars) == {access["trace_id"]}
     assert (code, err) == (0, "")
     assert "uvicorn.error" in {line.get("logger") for line in lines}
 

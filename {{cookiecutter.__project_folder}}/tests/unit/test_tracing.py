@@ -113,10 +113,10 @@ def test_an_exception_on_a_span_shows_no_secret() -> None:
     tracing.provider.add_span_processor(SimpleSpanProcessor(exporter))
 
     with tracing.tracer.start_as_current_span("work") as span:
-        record_exception(span, RuntimeError("cannot reach postgresql://app:hunter2@db/app"))
+        record_exception(span, RuntimeError("cannot reach https://app:hunter2@billing/v1"))
 
     (event,) = exporter.get_finished_spans()[0].events
     told = dict(event.attributes or {})
     assert told["exception.type"] == "RuntimeError"
-    assert "cannot reach postgresql://" in str(told["exception.message"])
+    assert "cannot reach https://" in str(told["exception.message"])
     assert "hunter2" not in str(told)
