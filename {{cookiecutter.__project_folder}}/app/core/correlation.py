@@ -30,8 +30,11 @@ correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=No
 
 def accept(header: bytes | None) -> str:
     """The id a client sent when it is usable as it stands, a new one otherwise. Nothing else is ever echoed."""
-    if header is not None and _VALID.fullmatch(header):
-        return header.decode("ascii")
+    return header.decode("ascii") if header is not None and _VALID.fullmatch(header) else new()
+
+
+def new() -> str:
+    """An id of our own."""
     return f"{getrandbits(128):032x}"
 
 

@@ -3,6 +3,7 @@
 Each refusal is a problem document; what is refused is named by the status, and the limit by its text.
 """
 
+from collections.abc import Awaitable
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -32,11 +33,10 @@ class Limits:
         self._body_bytes = settings.max_body_bytes
         self._body_detail = f"A body may have {settings.max_body_bytes} bytes."
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one HTTP request."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one HTTP request. What is not refused is passed on without a coroutine of its own."""
         if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > self._uri_bytes:
-            await self._refuse(414, f"Path and query may have {self._uri_bytes} bytes.", scope, receive, send)
-            return
+            return self._refuse(414, f"Path and query may have {self._uri_bytes} bytes.", scope, receive, send)
         fields = length = 0
         tells_length = True
         for name, value in scope["headers"]:
@@ -47,13 +47,10 @@ class Limits:
                 tells_length = False
         if fields > self._header_bytes:
             detail = f"All header fields together may have {self._header_bytes} bytes."
-            await self._refuse(431, detail, scope, receive, send)
-        elif length > self._body_bytes:
-            await self._refuse(413, self._body_detail, scope, receive, send)
-        elif tells_length:
-            await self._app(scope, receive, send)
-        else:
-            await self._count(scope, receive, send)
+            return self._refuse(431, detail, scope, receive, send)
+        if length > self._body_bytes:
+            return self._refuse(413, self._body_detail, scope, receive, send)
+        return self._app(scope, receive, send) if tells_length else self._count(scope, receive, send)
 
     async def _refuse(self, status: int, detail: str, scope: Scope, receive: Receive, send: Send) -> None:
         # What is left of the request is not worth reading.

@@ -100,16 +100,20 @@ class Deadline:
         if self._watched_by is not loop:
             self._watched_by = loop
             self._watch()
+        # As `asyncio.timeout` does it, which costs a request 7 us more.
         try:
-            async with exchange.timeout:
-                await self._app(scope, exchange.receive, exchange.send)
+            await self._app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            if not exchange.is_cancelled_by_time_alone():
+                raise
         except Exception:
-            # The time was over: this is the timeout itself, or what the application made of being cancelled.
-            if not exchange.timeout.expired():
+            # When the time was over, this is what the application made of being cancelled.
+            if not exchange.expired:
                 raise
         finally:
             self._running.discard(exchange)
-        if exchange.timeout.expired():
+        if exchange.expired:
+            exchange.task.uncancel()
             await self._end(exchange, scope, receive, send)
 
     def _watch(self) -> None:
@@ -140,12 +144,21 @@ class Deadline:
 
 
 class _TimedExchange:
-    """A request and its response, seen by the deadline between server and application.
+    """A request and its response, seen by the deadline between server and application."""
 
-    `timeout` has no time of its own: it is made to expire by `end_if_due`.
-    """
-
-    __slots__ = ("_due", "_has_body", "_loop", "_receive", "_seconds", "_send", "awaits_body", "started", "timeout")
+    __slots__ = (
+        "_cancelling",
+        "_due",
+        "_has_body",
+        "_loop",
+        "_receive",
+        "_seconds",
+        "_send",
+        "awaits_body",
+        "expired",
+        "started",
+        "task",
+    )
 
     def __init__(self, receive: Receive, send: Send, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._receive = receive
@@ -156,13 +169,20 @@ class _TimedExchange:
         self._has_body = False
         self.awaits_body = False
         self.started = False
-        self.timeout = asyncio.timeout(None)
+        self.expired = False
+        self.task: asyncio.Task[None] = asyncio.current_task(loop)  # type: ignore[assignment]
+        self._cancelling = self.task.cancelling()
 
     def end_if_due(self) -> None:
-        """Let the timeout expire, once, if the time is over."""
+        """Cancel the request, once, if its time is over."""
         if self._loop.time() >= self._due:
             self._due = _NEVER
-            self.timeout.reschedule(self._loop.time())
+            self.expired = True
+            self.task.cancel()
+
+    def is_cancelled_by_time_alone(self) -> bool:
+        """Whether nobody else wants the request to end: that would go on."""
+        return self.expired and self.task.cancelling() - self._cancelling == 1
 
     async def receive(self) -> Message:
         self.awaits_body = not self._has_body
@@ -172,7 +192,7 @@ class _TimedExchange:
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
-        if self.started or not self.timeout.expired():
+        if self.started or not self.expired:
             self.started = True
             return self._send(message) if message["type"] == "http.response.start" else self._send_part(message)
         # What the application makes of being cancelled, a 500 most likely, is not the answer.

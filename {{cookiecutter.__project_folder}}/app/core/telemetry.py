@@ -71,10 +71,8 @@ class Telemetry:
             return
         # This function is long because each call that a request makes here costs it 1 to 2 us.
         exchange = Exchange(scope, receive, send)
-        fields = dict(scope["headers"])
-        identity = correlation.accept(sole_header(scope, _HEADER) if _HEADER in fields else None)
-        token = correlation_id.set(identity)
-        span, context = self._begin(scope, exchange.method, traced=b"traceparent" in fields)
+        token = correlation_id.set(exchange.identity)
+        span, context = self._begin(scope, exchange.method)
         current = otel_context.attach(context)
         try:
             await self._app(scope, exchange.receive, exchange.send)
@@ -105,12 +103,13 @@ class Telemetry:
         if scope["type"] == "lifespan":
             await self.fastapi(scope, receive, send)
             return
-        token = correlation_id.set(correlation.accept(sole_header(scope, _HEADER)))
+        exchange = Exchange(scope, receive, send)
+        token = correlation_id.set(exchange.identity)
         try:
             if scope["type"] == "websocket":
                 await self._websockets(scope, receive, send)
             else:
-                await self._app(scope, receive, Exchange(scope, receive, send).send)
+                await self._app(scope, receive, exchange.send)
         finally:
             correlation_id.reset(token)
 
@@ -137,15 +136,15 @@ class Telemetry:
         response = errors.problem(exchange.scope["path"], status, detail, **options)
         await response(exchange.scope, exchange.receive, exchange.send)
 
-    def _begin(self, scope: Scope, method: str, *, traced: bool = True) -> tuple[Span, Context]:
-        """Start the span of a request; it is current in the context. `traced` if a trace may have come with it."""
+    def _begin(self, scope: Scope, method: str) -> tuple[Span, Context]:
+        """Start the span of a request; it is current in the context."""
         # Applications that are mounted would tell of the request once more: FastAPI's own switch for that.
         scope["fastapi.telemetry"] = None
         self._recorder.in_progress += 1
         parent = NO_PARENT
-        if traced and sole_header(scope, b"traceparent") is not None:
+        if sole_header(scope, b"traceparent") is not None:
             parent = self._propagator.extract(scope, getter=_HEADERS)
-        span = self.tracing.start_server_span(span_name(method), parent, lambda: _request_attributes(scope, method))
+        span = self.tracing.start_server_span(span_name(method), parent, _request_attributes, scope, method)
         return span, set_span_in_context(span, parent)
 
     def _end(  # noqa: PLR0913, PLR0917 - they are what is told
@@ -177,13 +176,14 @@ class Exchange:
         "_ended",
         "_receive",
         "_send",
+        "_streams",
         "broken_by",
         "complete",
         "failure",
+        "identity",
         "method",
         "scope",
         "status",
-        "streams",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -191,13 +191,15 @@ class Exchange:
         self._ended: float | None = None
         self._receive = receive
         self._send = send
+        self._streams = False
         self.scope = scope
-        self.method: str = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+        method = scope.get("method")
+        self.method: str = method if method in METHODS else OTHER_METHOD
+        self.identity = correlation.accept(sole_header(scope, _HEADER))
         self.status: int | None = None
         self.complete = False
         self.broken_by: str | None = None
         self.failure: str | None = None
-        self.streams = False
 
     async def receive(self) -> Message:
         """Pass on what the client sends; notice when it leaves before it has its response."""
@@ -208,27 +210,22 @@ class Exchange:
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass on what the client gets, with the headers that every response has."""
-        if message["type"] == "http.response.start":
-            self._begin(message)
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._notice_leaving()
+            # What is sent to a client that has left is an echo of its leaving.
+            if self.broken_by is None:
+                self.status = message["status"]
+            identity = (_HEADER, self.identity.encode())
+            message["headers"] = [*message.get("headers", ()), identity, *security.headers(self.scope)]
             return self._send(message)
-        if message["type"] == "http.response.body" and not (self.streams or message.get("more_body", False)):
+        if kind == "http.response.body" and not (self._streams or message.get("more_body", False)):
             # Before sending: a client that has the whole response may leave before `send` returns.
             self.complete = True
             self._ended = perf_counter()
             return self._send(message)
-        self.streams = True
+        self._streams = True
         return self._send_part(message)
-
-    def _begin(self, message: Message) -> None:
-        self._notice_leaving()
-        # What is sent to a client that has left is an echo of its leaving.
-        if self.broken_by is None:
-            self.status = message["status"]
-        message["headers"] = [
-            *message.get("headers", ()),
-            (_HEADER, (correlation_id.get() or "").encode()),
-            *security.headers(self.scope),
-        ]
 
     async def _send_part(self, message: Message) -> None:
         self._notice_leaving()

@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.sdk.trace.sampling import Sampler as SpanSampler
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from starlette.types import Scope
 
 from app.core.config import FACTS, Sampler, Settings
 from app.core.redaction import text, traceback_text
@@ -31,6 +32,9 @@ from app.core.span_export import CountingProcessor, Losses, otlp_exporter
 
 # The context of a request that names no trace.
 NO_PARENT = Context()
+
+# What `TraceIdRatioBased` compares.
+_LOWER_HALF = TraceIdRatioBased.TRACE_ID_LIMIT
 
 # As the SDK has it: not sampled, and the trace id is random (W3C Trace Context level 2).
 _NOT_SAMPLED = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
@@ -71,7 +75,14 @@ class Tracing:
             self.provider.add_span_processor(self._processor)
         self.tracer: Tracer = self.provider.get_tracer("app")
 
-    def start_server_span(self, name: str, parent: Context, attributes: Callable[[], Mapping[str, Any]]) -> Span:
+    def start_server_span(
+        self,
+        name: str,
+        parent: Context,
+        attributes: Callable[[Scope, str], Mapping[str, Any]],
+        scope: Scope,
+        method: str,
+    ) -> Span:
         """Begin the span of a request.
 
         Most requests begin a trace that is not sampled. The SDK would spend 5 us on each to find that out; the same
@@ -80,15 +91,17 @@ class Tracing:
         Args:
             name: of the span.
             parent: the trace that the request belongs to, or `NO_PARENT`.
-            attributes: called for what is known at its beginning, if it may be sampled.
+            attributes: called with the next two for what is known at its beginning, if it may be sampled.
+            scope: of the request.
+            method: of the request, as telemetry names it.
         """
         if parent is NO_PARENT:
             trace_id = getrandbits(128) or 1
-            if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._bound:
+            if trace_id & _LOWER_HALF >= self._bound:
                 span_id = getrandbits(64) or 1
                 return NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False, trace_flags=_NOT_SAMPLED))
             self._ids.hand(trace_id)
-        return self.tracer.start_span(name, parent, SpanKind.SERVER, attributes())
+        return self.tracer.start_span(name, parent, SpanKind.SERVER, attributes(scope, method))
 
     def shutdown(self, timeout: float) -> int:
         """Send what waits, for at most `timeout` seconds; count the rest as lost, and return how many did not arrive.

@@ -99,7 +99,7 @@ def test_a_request_that_begins_a_trace_is_sampled_as_the_sdk_would_decide_for_it
     tracing, decides = Tracing(chosen, lambda _: None), sampler(chosen)
 
     for _ in range(500):
-        span = tracing.start_server_span("GET", NO_PARENT, dict)
+        span = tracing.start_server_span("GET", NO_PARENT, lambda *_: {}, {}, "GET")
         identity = span.get_span_context()
         sampled = decides.should_sample(None, identity.trace_id, "GET").decision is Decision.RECORD_AND_SAMPLE
 
