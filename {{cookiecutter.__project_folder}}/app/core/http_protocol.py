@@ -28,7 +28,7 @@ def client_has_left(scope: Scope) -> bool:
     """Whether the connection was lost before the response was complete, as far as the server knows."""
     extensions = scope.get("extensions")
     connection = extensions and extensions.get(_CONNECTION)
-    return connection is not None and connection.disconnected
+    return connection is not None and connection.is_lost
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -58,6 +58,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._impatience: asyncio.TimerHandle | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
+        self.is_lost = False
         self._declines_upgrade = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -67,6 +68,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that is being answered; of pipelined ones, uvicorn tells only the last that it parsed."""
+        self.is_lost = True
         self._be_patient()
         self._look_no_more()
         self.pipeline.clear()
@@ -170,7 +172,8 @@ class BoundedHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begin a request, and let it know whether its client is still there: uvicorn tells only who waits for that."""
         self._running = cycle
-        cycle.scope["extensions"] = {_CONNECTION: cycle}  # type: ignore[dict-item]
+        # Not the cycle, which knows its scope: only the garbage collector could free the two.
+        cycle.scope["extensions"] = {_CONNECTION: self}  # type: ignore[dict-item]
         if self._draining():
             self.announce_close()
         super()._start_asgi_task(cycle, app)
