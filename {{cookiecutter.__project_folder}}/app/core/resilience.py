@@ -182,7 +182,7 @@ class _TimedExchange:
 
     def is_cancelled_by_time_alone(self) -> bool:
         """Whether nobody else wants the request to end: that would go on."""
-        return self.expired and self.task.cancelling() - self._cancelling == 1
+        return self.expired and self.task.cancelling() <= self._cancelling + 1
 
     async def receive(self) -> Message:
         self.awaits_body = not self._has_body

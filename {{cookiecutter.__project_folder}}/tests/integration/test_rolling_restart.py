@@ -139,4 +139,4 @@ def test_without_a_drain_restarts_lose_requests(start: Start) -> None:
             if set(balancer.outcomes()) - {"200", "201"}:
                 break
 
-    assert any("ConnectError" in outcome for outcome in balancer.outcomes())
+    assert set(balancer.outcomes()) - {"200", "201"}
