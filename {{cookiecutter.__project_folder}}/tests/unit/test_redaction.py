@@ -147,7 +147,7 @@ def test_settings_and_models_show_no_secret(secret: str) -> None:
         assert quote(secret) not in json.dumps(plain(value))
 
 
-@given(secret=secrets, before=st.integers(0, 9_000))
+@given(secret=secrets.filter(lambda secret: "://" not in secret), before=st.integers(0, 9_000))
 def test_a_secret_is_not_laid_bare_by_what_is_left_out(secret: str, before: int) -> None:
     for line in (f"{'x ' * (before // 2)}amqp://user:{secret}@host", f"{'x ' * (before // 2)}?token={secret}"):
         assert secret[:11] not in text(line)
