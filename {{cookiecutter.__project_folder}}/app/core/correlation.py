@@ -22,6 +22,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 HEADER = "X-Correlation-ID"
 
+# As ASGI has it.
+RAW_HEADER = HEADER.lower().encode()
+
 # Safe in a header, a log query and a URL alike, and bounded, because a stranger chooses it.
 _VALID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
@@ -36,6 +39,11 @@ def accept(header: bytes | None) -> str:
 def new() -> str:
     """An id of our own."""
     return f"{getrandbits(128):032x}"
+
+
+def field(identity: str) -> tuple[bytes, bytes]:
+    """The header field that tells a client the id of its request."""
+    return RAW_HEADER, identity.encode()
 
 
 class CorrelationPropagator(TextMapPropagator):

@@ -5,7 +5,9 @@ here. Each method says which one.
 """
 
 import asyncio
-from collections.abc import Callable
+import base64
+import binascii
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httptools
@@ -14,7 +16,6 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.core import correlation, errors
-from app.core.websocket import is_handshake
 
 log = structlog.get_logger()
 
@@ -22,6 +23,10 @@ log = structlog.get_logger()
 _CONNECTION = "app.connection"
 
 _UPGRADE_FIELDS = (b"upgrade", b"http2-settings")
+
+# The package `websockets` takes so much, and leaves the client without an answer for more.
+_WEBSOCKET_FIELDS = 128
+_WEBSOCKET_LINE_BYTES = 8192 - len(b"GET  HTTP/1.1\r\n")
 
 
 def client_has_left(scope: Scope) -> bool:
@@ -235,14 +240,39 @@ class BoundedHttp(HttpToolsProtocol):
             # Whatever is written now would be read as a part of that response.
             self.transport.close()
             return
-        token = correlation.correlation_id.set(correlation.accept(None))
+        identity = correlation.new()
+        token = correlation.correlation_id.set(identity)
         try:
             log.warning("request refused", status=status, detail=detail, client=self.client and self.client[0])
             response = errors.problem(None, status, detail, headers={"Connection": "close"})
-            identity = (correlation.HEADER.lower().encode(), (correlation.correlation_id.get() or "").encode())
         finally:
             correlation.correlation_id.reset(token)
-        fields = [*self.server_state.default_headers, *response.raw_headers, identity]
+        fields = [*self.server_state.default_headers, *response.raw_headers, correlation.field(identity)]
         head = b"".join(b"%b: %b\r\n" % field for field in fields)
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, bytes(response.body)))
         self.transport.close()
+
+
+def is_handshake(method: bytes, version: str, target: bytes, fields: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a request that offers WebSocket is an opening handshake (RFC 6455, section 4.1) that can be answered.
+
+    A server may ignore any other offer (RFC 9110, section 7.8), and so answer the request in its own words.
+
+    Args:
+        method: as it was sent.
+        version: of HTTP.
+        target: as it was sent.
+        fields: the header, names in lower case.
+    """
+    values = dict(fields)
+    try:
+        key = base64.b64decode(values.get(b"sec-websocket-key", b""), validate=True)
+    except binascii.Error:
+        return False
+    return (
+        (method, version) == (b"GET", "1.1")
+        and (len(key), values.get(b"sec-websocket-version")) == (16, b"13")
+        and not values.keys() & {b"content-length", b"transfer-encoding"}
+        and len(fields) <= _WEBSOCKET_FIELDS
+        and max(len(target), *(len(name) + len(value) for name, value in fields)) < _WEBSOCKET_LINE_BYTES
+    )

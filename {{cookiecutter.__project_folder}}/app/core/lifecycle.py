@@ -1,4 +1,4 @@
-"""The life of the process: starting, ready, draining, gone. Only this module touches signals.
+"""The life of the process: starting, ready, draining, gone. Only this module touches signals, once it is imported.
 
 On SIGTERM the service first turns unready and goes on serving, so that load balancers can take it out; then uvicorn
 stops listening and lets requests in flight finish; then what the application opened is closed; telemetry goes last.

@@ -8,9 +8,9 @@ from queue import SimpleQueue
 
 Line = bytes | Callable[[], bytes]
 
-# How long a line waits for others, so that a busy service wakes the thread twenty times a second and not for each line:
-# every change of threads takes the interpreter from the event loop.
-_GATHER_SECONDS = 0.05
+# How long a line waits for others, so that a busy service wakes the thread a hundred times a second and not for each
+# line: every change of threads takes the interpreter from the event loop.
+_GATHER_SECONDS = 0.01
 
 # How many lines are made and written in one go. Making takes the interpreter, and writing gives it back to the event
 # loop, which thus waits for half a millisecond at most.

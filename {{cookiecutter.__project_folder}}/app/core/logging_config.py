@@ -10,7 +10,6 @@ import math
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from contextvars import copy_context
@@ -100,9 +99,15 @@ class Lines:
     def __call__(self, _: WrappedLogger, level: str, event: EventDict) -> tuple[tuple[Line, int], dict[str, Any]]:
         """The only one of structlog's processors: the arguments of `LineWriter.write`.
 
-        What is small and cannot change any more is rendered later, in the context of now.
+        What is small and cannot change any more is rendered later, in the context of now. A call that tells of the
+        past says when that was: `timestamp=` a time with its zone.
         """
         self._counted(level)
+        at = event.get("timestamp")
+        if isinstance(at, datetime) and at.tzinfo:
+            del event["timestamp"]
+        else:
+            at = datetime.now(UTC)
         if event.get("exc_info") is True:
             event["exc_info"] = sys.exception()
         size, kind = _OVERHEAD, type(None)
@@ -113,11 +118,11 @@ class Lines:
             elif kind not in _UNCHANGING:
                 break
         if size > _LATER or kind not in _UNCHANGING:
-            line = self._render(level, event, time.time())
+            line = self._render(level, event, at)
             return (line, len(line)), {}
-        return (partial(copy_context().run, self._render, level, event, time.time()), size), {}
+        return (partial(copy_context().run, self._render, level, event, at), size), {}
 
-    def _render(self, level: str, event: EventDict, at: float) -> bytes:
+    def _render(self, level: str, event: EventDict, at: datetime) -> bytes:
         """One line of JSON, the fields of the schema first. Never raises."""
         try:
             return _json(self._line(level, structlog.contextvars.merge_contextvars(None, level, event), at))
@@ -125,16 +130,16 @@ class Lines:
             event = {"event": "a log line could not be rendered", "error": type(error).__name__}
             return _json(self._line("error", event, at))
 
-    def _line(self, level: str, event: EventDict, at: float) -> dict[str, Any]:
+    def _line(self, level: str, event: EventDict, at: datetime) -> dict[str, Any]:
         span = trace.get_current_span().get_span_context()
         line: dict[str, Any] = {
-            "timestamp": datetime.fromtimestamp(at, UTC),
+            "timestamp": at.astimezone(UTC),
             "level": level.upper(),
             **self._constant,
             "event": _shown(event.pop("event", "")),
             "correlation_id": _shown(event.pop("correlation_id", None)) or correlation_id.get(),
-            "trace_id": event.pop("trace_id", None) or (format(span.trace_id, "032x") if span.is_valid else None),
-            "span_id": event.pop("span_id", None) or (format(span.span_id, "016x") if span.is_valid else None),
+            "trace_id": format(span.trace_id, "032x") if span.is_valid else None,
+            "span_id": format(span.span_id, "016x") if span.is_valid else None,
         }
         error = event.pop("exc_info", None)
         for name, value in event.items():

@@ -14,17 +14,9 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import (
-    ALWAYS_OFF,
-    ALWAYS_ON,
-    DEFAULT_OFF,
-    DEFAULT_ON,
-    ParentBased,
-    TraceIdRatioBased,
-)
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.sdk.trace.sampling import Sampler as SpanSampler
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
-from starlette.types import Scope
 
 from app.core.config import FACTS, Sampler, Settings
 from app.core.redaction import text, traceback_text
@@ -59,7 +51,8 @@ class Tracing:
             }
         )
         self._ids = _HandedIds()
-        self._bound = _bound(settings)
+        # Traces that begin here are sampled if the lower half of their id is below this.
+        self._bound = _root_sampler(settings).bound
         self.provider = TracerProvider(
             resource=resource, sampler=sampler(settings), id_generator=self._ids, shutdown_on_exit=False
         )
@@ -75,14 +68,7 @@ class Tracing:
             self.provider.add_span_processor(self._processor)
         self.tracer: Tracer = self.provider.get_tracer("app")
 
-    def start_server_span(
-        self,
-        name: str,
-        parent: Context,
-        attributes: Callable[[Scope, str], Mapping[str, Any]],
-        scope: Scope,
-        method: str,
-    ) -> Span:
+    def start_server_span(self, name: str, parent: Context, attributes: Callable[[], Mapping[str, Any]]) -> Span:
         """Begin the span of a request.
 
         Most requests begin a trace that is not sampled. The SDK would spend 5 us on each to find that out; the same
@@ -91,9 +77,7 @@ class Tracing:
         Args:
             name: of the span.
             parent: the trace that the request belongs to, or `NO_PARENT`.
-            attributes: called with the next two for what is known at its beginning, if it may be sampled.
-            scope: of the request.
-            method: of the request, as telemetry names it.
+            attributes: called for what is known at its beginning, if it may be sampled.
         """
         if parent is NO_PARENT:
             trace_id = getrandbits(128) or 1
@@ -101,7 +85,7 @@ class Tracing:
                 span_id = getrandbits(64) or 1
                 return NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False, trace_flags=_NOT_SAMPLED))
             self._ids.hand(trace_id)
-        return self.tracer.start_span(name, parent, SpanKind.SERVER, attributes(scope, method))
+        return self.tracer.start_span(name, parent, SpanKind.SERVER, attributes())
 
     def shutdown(self, timeout: float) -> int:
         """Send what waits, for at most `timeout` seconds; count the rest as lost, and return how many did not arrive.
@@ -142,28 +126,19 @@ class _HandedIds(RandomIdGenerator):
 
 def sampler(settings: Settings) -> SpanSampler:
     """The sampler the settings name (OpenTelemetry specification, "General SDK Configuration")."""
-    if settings.otel_sdk_disabled:
-        return ALWAYS_OFF
-    ratio = TraceIdRatioBased(settings.otel_traces_sampler_arg)
-    return {
-        Sampler.ALWAYS_ON: ALWAYS_ON,
-        Sampler.ALWAYS_OFF: ALWAYS_OFF,
-        Sampler.TRACE_ID_RATIO: ratio,
-        Sampler.PARENT_ALWAYS_ON: DEFAULT_ON,
-        Sampler.PARENT_ALWAYS_OFF: DEFAULT_OFF,
-        Sampler.PARENT_TRACE_ID_RATIO: ParentBased(ratio),
-    }[settings.otel_traces_sampler]
+    root = _root_sampler(settings)
+    parent_based = settings.otel_traces_sampler.startswith("parentbased") and not settings.otel_sdk_disabled
+    return ParentBased(root) if parent_based else root
 
 
-def _bound(settings: Settings) -> int:
-    """Traces whose id is below this, by its lower 64 bits, are sampled if they begin here (see `TraceIdRatioBased`)."""
+def _root_sampler(settings: Settings) -> TraceIdRatioBased:
+    """The sampler of traces that begin here: all of them, none, or a share."""
     match settings.otel_traces_sampler:
         case _ if settings.otel_sdk_disabled:
-            ratio = 0.0
+            return TraceIdRatioBased(0)
         case Sampler.ALWAYS_OFF | Sampler.PARENT_ALWAYS_OFF:
-            ratio = 0.0
+            return TraceIdRatioBased(0)
         case Sampler.ALWAYS_ON | Sampler.PARENT_ALWAYS_ON:
-            ratio = 1.0
+            return TraceIdRatioBased(1)
         case _:
-            ratio = settings.otel_traces_sampler_arg
-    return TraceIdRatioBased.get_bound_for_rate(ratio)
+            return TraceIdRatioBased(settings.otel_traces_sampler_arg)

@@ -5,9 +5,7 @@ metrics, access line and span tell of the handshake (RFC 6455, section 4), from 
 status it was refused with. What follows is a gauge while it lasts, and one line at its end.
 """
 
-import base64
-import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from time import perf_counter
@@ -28,10 +26,6 @@ from app.core.tracing import record_exception
 NORMAL, INTERNAL_ERROR, ABNORMAL = 1000, 1011, 1006
 
 METHOD = "GET"
-
-# The package `websockets` takes so much, and leaves the client without an answer for more.
-_FIELDS = 128
-_LINE_BYTES = 8192
 
 log = structlog.get_logger()
 
@@ -120,32 +114,6 @@ class WebSockets:
         )
 
 
-def is_handshake(method: bytes, version: str, target: bytes, fields: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether a request that offers WebSocket is an opening handshake (RFC 6455, section 4.1) that can be answered.
-
-    A server may ignore any other offer (RFC 9110, section 7.8), and so answer the request in its own words.
-
-    Args:
-        method: as it was sent.
-        version: of HTTP.
-        target: as it was sent.
-        fields: the header, names in lower case.
-    """
-    values = dict(fields)
-    try:
-        key = base64.b64decode(values.get(b"sec-websocket-key", b""), validate=True)
-    except binascii.Error:
-        return False
-    return (
-        (method, version) == (METHOD.encode(), "1.1")
-        and (len(key), values.get(b"sec-websocket-version")) == (16, b"13")
-        and not values.keys() & {b"content-length", b"transfer-encoding"}
-        and len(fields) <= _FIELDS
-        and max(len(target), *(len(name) + len(value) for name, value in fields))
-        < _LINE_BYTES - len(b"GET  HTTP/1.1\r\n")
-    )
-
-
 class _Connection:
     """A WebSocket and how far it came, seen from between server and application.
 
@@ -183,7 +151,7 @@ class _Connection:
         if kind == "websocket.close" and self.code is None:
             self.code = message.get("code", NORMAL)
         if kind in {"websocket.accept", "websocket.http.response.start"}:
-            identity = (correlation.HEADER.lower().encode(), (correlation.correlation_id.get() or "").encode())
+            identity = correlation.field(correlation.correlation_id.get() or "")
             headers = [*message.get("headers", ()), identity, *security.headers(self.scope)]
             message = {**message, "headers": headers}
         try:

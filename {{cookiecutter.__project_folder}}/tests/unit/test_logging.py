@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import partial
@@ -29,6 +29,8 @@ from app.core.config import FACTS, Settings
 from app.core.correlation import correlation_id
 from app.core.logging_config import configure_logging
 from tests.support import ROOT
+
+PAST = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=1)))
 
 SCHEMA = ["timestamp", "level", "service", "environment", "version", "event", "correlation_id", "trace_id", "span_id"]
 
@@ -221,6 +223,8 @@ def test_below_the_level_nothing_is_written(log: Log) -> None:
         (None, (), {}, {"event": ""}),
         ("taken", (), {"event": "x", "self": "y"}, {"event": "taken", "event_": "x", "self": "y"}),
         ("taken", (), {"level": "x", "timestamp": 1}, {"event": "taken", "level_": "x", "timestamp_": 1}),
+        ("past", (), {"timestamp": PAST}, {"event": "past", "timestamp": "2026-01-02T02:04:05Z"}),
+        ("taken", (), {"timestamp": PAST.replace(tzinfo=None)}, {"timestamp_": "2026-01-02T03:04:05"}),
         ("taken", (), {"method_name": "x", "logger": "y"}, {"method_name": "x", "logger": "y"}),
         ("odd", (), {"exc_info": "yes"}, {"event": "odd"}),
         ("odd", (), {"exc_info": True}, {"event": "odd"}),

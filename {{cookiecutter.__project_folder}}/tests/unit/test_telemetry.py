@@ -172,6 +172,21 @@ async def test_the_duration_reaches_to_the_last_byte_and_no_further(app: Telemet
     assert everything - seconds >= 0.5
 
 
+async def test_a_request_is_told_with_the_time_of_its_end_however_late_it_is_written_down(
+    app: Telemetry, spans: InMemorySpanExporter
+) -> None:
+    await app(http_scope("/plain/a"), never, nowhere)
+    over = time.time_ns()
+    with structlog.testing.capture_logs() as logs:
+        app.flush()
+
+    (span,) = spans.get_finished_spans()
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.start_time < span.end_time < over
+    assert logs[0]["timestamp"].timestamp() < over / 1e9
+
+
 async def test_a_cancelled_request_is_counted_and_the_cancellation_goes_on(app: Telemetry) -> None:
     class Cancelled(BaseException):
         pass

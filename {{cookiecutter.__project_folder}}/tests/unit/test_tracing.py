@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -48,11 +49,12 @@ def test_the_sampler_is_the_one_the_settings_name(
     assert (sampled(None), sampled(PARENT[0]), sampled(PARENT[1])) == (root, unsampled_parent, sampled_parent)
 
 
-def test_a_disabled_sdk_samples_nothing() -> None:
-    assert (
-        sampler(settings(otel_sdk_disabled=True, otel_traces_sampler="always_on")).get_description()
-        == "AlwaysOffSampler"
-    )
+@pytest.mark.parametrize("parent", [None, *PARENT.values()])
+@pytest.mark.parametrize("name", list(Sampler))
+def test_a_disabled_sdk_samples_nothing(name: Sampler, parent: Context | None) -> None:
+    chosen = settings(otel_sdk_disabled=True, otel_traces_sampler=name, otel_traces_sampler_arg=1)
+
+    assert sampler(chosen).should_sample(parent, 1, "x").decision is Decision.DROP
 
 
 def test_the_resource_tells_who_speaks() -> None:
@@ -99,7 +101,7 @@ def test_a_request_that_begins_a_trace_is_sampled_as_the_sdk_would_decide_for_it
     tracing, decides = Tracing(chosen, lambda _: None), sampler(chosen)
 
     for _ in range(500):
-        span = tracing.start_server_span("GET", NO_PARENT, lambda *_: {}, {}, "GET")
+        span = tracing.start_server_span("GET", NO_PARENT, dict)
         identity = span.get_span_context()
         sampled = decides.should_sample(None, identity.trace_id, "GET").decision is Decision.RECORD_AND_SAMPLE
 

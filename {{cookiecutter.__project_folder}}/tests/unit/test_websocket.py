@@ -7,8 +7,8 @@ import pytest
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
+from app.core.http_protocol import is_handshake
 from app.core.telemetry import Telemetry
-from app.core.websocket import is_handshake
 
 KEY = (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")
 VERSION = (b"sec-websocket-version", b"13")
