@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 SERVICE := {{cookiecutter.__project_folder}}
 BENCHMARKS := .cache/benchmarks/.ready
 
+# What benchmarks run on: the Python of the images, where it is installed.
+BENCH_PYTHON ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(BIN)/python)
+
 # The first Python that is new enough and can make environments; set PYTHON to choose another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -76,6 +79,6 @@ $(READY): requirements.txt
 
 $(BENCHMARKS): benchmarks/requirements.txt | $(READY)
 	@echo 'Installing what the service is compared with into $(@D) ...'
-	@$(BIN)/python -m venv --clear $(@D)
+	@$(BENCH_PYTHON) -m venv --clear $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@

@@ -100,14 +100,15 @@ class Lines:
         """The only one of structlog's processors: the arguments of `LineWriter.write`.
 
         What is small and cannot change any more is rendered later, in the context of now. A call that tells of the
-        past says when that was: `timestamp=` a time with its zone.
+        past says when that was, with a zone (`timestamp=`), and may say in which trace: it is rendered at once.
         """
         self._counted(level)
         at = event.get("timestamp")
         if isinstance(at, datetime) and at.tzinfo:
             del event["timestamp"]
-        else:
-            at = datetime.now(UTC)
+            line = self._render(level, event, at, event.pop("trace_id", None), event.pop("span_id", None))
+            return (line, len(line)), {}
+        at = datetime.now(UTC)
         if event.get("exc_info") is True:
             event["exc_info"] = sys.exception()
         size, kind = _OVERHEAD, type(None)
@@ -122,25 +123,33 @@ class Lines:
             return (line, len(line)), {}
         return (partial(copy_context().run, self._render, level, event, at), size), {}
 
-    def _render(self, level: str, event: EventDict, at: datetime) -> bytes:
+    def _render(
+        self, level: str, event: EventDict, at: datetime, trace_id: str | None = None, span_id: str | None = None
+    ) -> bytes:
         """One line of JSON, the fields of the schema first. Never raises."""
-        try:
-            return _json(self._line(level, structlog.contextvars.merge_contextvars(None, level, event), at))
-        except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it is given
-            event = {"event": "a log line could not be rendered", "error": type(error).__name__}
-            return _json(self._line("error", event, at))
-
-    def _line(self, level: str, event: EventDict, at: datetime) -> dict[str, Any]:
-        span = trace.get_current_span().get_span_context()
-        line: dict[str, Any] = {
+        if trace_id is None:
+            span = trace.get_current_span().get_span_context()
+            if span.is_valid:
+                trace_id, span_id = trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
+        schema = {
             "timestamp": at.astimezone(UTC),
             "level": level.upper(),
             **self._constant,
-            "event": _shown(event.pop("event", "")),
-            "correlation_id": _shown(event.pop("correlation_id", None)) or correlation_id.get(),
-            "trace_id": format(span.trace_id, "032x") if span.is_valid else None,
-            "span_id": format(span.span_id, "016x") if span.is_valid else None,
+            "event": "",
+            "correlation_id": None,
+            "trace_id": trace_id,
+            "span_id": span_id,
         }
+        try:
+            return _json(self._line(schema.copy(), structlog.contextvars.merge_contextvars(None, level, event)))
+        except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it is given
+            event = {"event": "a log line could not be rendered", "error": type(error).__name__}
+            return _json(self._line({**schema, "level": "ERROR"}, event))
+
+    @staticmethod
+    def _line(line: dict[str, Any], event: EventDict) -> dict[str, Any]:
+        line["event"] = _shown(event.pop("event", ""))
+        line["correlation_id"] = _shown(event.pop("correlation_id", None)) or correlation_id.get()
         error = event.pop("exc_info", None)
         for name, value in event.items():
             # A name that the schema has is taken; the value of a call that uses it is kept beside it.

@@ -154,6 +154,7 @@ class _TimedExchange:
         "_receive",
         "_seconds",
         "_send",
+        "_streams",
         "awaits_body",
         "expired",
         "started",
@@ -167,6 +168,7 @@ class _TimedExchange:
         self._seconds = seconds
         self._due = loop.time() + seconds
         self._has_body = False
+        self._streams = False
         self.awaits_body = False
         self.started = False
         self.expired = False
@@ -194,14 +196,20 @@ class _TimedExchange:
     def send(self, message: Message) -> Awaitable[None]:
         if self.started or not self.expired:
             self.started = True
-            return self._send(message) if message["type"] == "http.response.start" else self._send_part(message)
+            if message["type"] == "http.response.start":
+                return self._send(message)
+            if self._streams or message.get("more_body", False):
+                return self._send_part(message)
+            # All that there is to send, and the server takes it at once.
+            self._due = _NEVER
+            return self._send(message)
         # What the application makes of being cancelled, a 500 most likely, is not the answer.
         return _nothing()
 
     async def _send_part(self, message: Message) -> None:
-        # A response in one part has what is left of its time; each part of a longer one has its own.
-        if message.get("more_body", False) or self._due == _NEVER:
-            self._due = self._loop.time() + self._seconds
+        # Each part has its own time.
+        self._streams = True
+        self._due = self._loop.time() + self._seconds
         await self._send(message)
         self._due = _NEVER
 

@@ -13,12 +13,12 @@ from time import perf_counter
 import structlog
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import Span
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.websockets import WebSocketDisconnect
 
 from app.core import correlation, errors, security
 from app.core.metrics import Metrics
+from app.core.request_record import RequestRecord
 from app.core.route_templates import RouteTemplates
 from app.core.tracing import record_exception
 
@@ -31,14 +31,14 @@ log = structlog.get_logger()
 
 
 class WebSockets:
-    """An ASGI application that serves the WebSockets of another one and tells what it did.
+    """Serves the WebSockets of an ASGI application and tells what it did.
 
     Args:
         app: serves them.
         metrics: where they are counted.
         routes: finds their templates.
-        begin: starts the span of a handshake from scope and method, and returns it with the context it is current in.
-        end: takes a handshake that is over: scope, method, status, seconds, what broke it, what failed, and its span.
+        begin: starts the span of a handshake, and returns the context it is current in.
+        end: takes a handshake that is over.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class WebSockets:
         app: ASGIApp,
         metrics: Metrics,
         routes: RouteTemplates,
-        begin: Callable[[Scope, str], tuple[Span, Context]],
-        end: Callable[[Scope, str, int, float, str | None, str | None, Span], None],
+        begin: Callable[[RequestRecord], Context],
+        end: Callable[[RequestRecord], None],
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -55,24 +55,20 @@ class WebSockets:
         self._begin = begin
         self._end = end
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection (ASGI 3.0)."""
-        began = perf_counter()
-        span, context = self._begin(scope, METHOD)
-
-        def settle(status: int, broken_by: str | None, failure: str | None) -> None:
-            self._end(scope, METHOD, status, perf_counter() - began, broken_by, failure, span)
-            if status == HTTPStatus.SWITCHING_PROTOCOLS:
-                self._metrics.websocket_connections.inc()
-
-        token = otel_context.attach(context)
-        connection = _Connection(scope, receive, send, settle)
+    async def serve(self, handshake: RequestRecord, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        token = otel_context.attach(self._begin(handshake))
         try:
-            await self._serve(connection, span)
+            await self._serve(_Connection(handshake, receive, send, self._settle))
         finally:
             otel_context.detach(token)
 
-    async def _serve(self, connection: "_Connection", span: Span) -> None:
+    def _settle(self, handshake: RequestRecord) -> None:
+        self._end(handshake)
+        if handshake.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            self._metrics.websocket_connections.inc()
+
+    async def _serve(self, connection: "_Connection") -> None:
         """Let the application serve the connection, and end it as it ought to be ended."""
         broken_by = None
         try:
@@ -86,10 +82,9 @@ class WebSockets:
                 # How a write ends then: the server's exceptions for it are of this kind (ASGI, "Disconnected Client").
                 pass
             else:
-                broken_by, connection.failure = "error", type(error).__name__
-                if connection.accepted_at is None:
-                    record_exception(span, error)
-                log.exception("unhandled exception", error=connection.failure)
+                broken_by, failure = "error", type(error).__name__
+                connection.fail(error)
+                log.exception("unhandled exception", error=failure)
                 await connection.end(500, INTERNAL_ERROR)
         except BaseException:
             broken_by = "cancelled"
@@ -117,22 +112,21 @@ class WebSockets:
 class _Connection:
     """A WebSocket and how far it came, seen from between server and application.
 
-    `code` is the one it was closed with, by whoever was first. `failure` is the type of an unhandled exception.
+    `code` is the one it was closed with, by whoever was first.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, settle: Callable[[int, str | None, str | None], None]
+        self, handshake: RequestRecord, receive: Receive, send: Send, settle: Callable[[RequestRecord], None]
     ) -> None:
+        self._handshake = handshake
         self._receive = receive
         self._send = send
         self._settle = settle
         self._settled = False
-        self._status: int | None = None
-        self.scope = scope
+        self.scope = handshake.scope
         self.accepted_at: float | None = None
         self.code: int | None = None
         self.left = False
-        self.failure: str | None = None
 
     async def receive(self) -> Message:
         """Pass on what the client sends; notice when it leaves."""
@@ -151,7 +145,7 @@ class _Connection:
         if kind == "websocket.close" and self.code is None:
             self.code = message.get("code", NORMAL)
         if kind in {"websocket.accept", "websocket.http.response.start"}:
-            identity = correlation.field(correlation.correlation_id.get() or "")
+            identity = correlation.field(self._handshake.correlation_id)
             headers = [*message.get("headers", ()), identity, *security.headers(self.scope)]
             message = {**message, "headers": headers}
         try:
@@ -160,10 +154,10 @@ class _Connection:
             self.leave(ABNORMAL)
             raise
         if kind == "websocket.accept":
-            self._status, self.accepted_at = 101, perf_counter()
+            self._handshake.status, self.accepted_at = 101, perf_counter()
             self.settle(None)
         elif kind == "websocket.http.response.start":
-            self._status = message["status"]
+            self._handshake.status = message["status"]
         elif kind == "websocket.http.response.body" and not message.get("more_body", False):
             self.settle(None)
 
@@ -180,22 +174,27 @@ class _Connection:
         with suppress(OSError):
             if self.accepted_at is not None:
                 await self.send({"type": "websocket.close", "code": code})
-            elif self._status is None:
+            elif self._handshake.status is None:
                 await self._refuse(status)
 
     async def _refuse(self, status: int) -> None:
         if "websocket.http.response" in self.scope.get("extensions", {}):
             await errors.problem(self.scope["path"], status)(self.scope, self.receive, self.send)
         else:
-            self._status = 403
+            self._handshake.status = 403
             await self._send({"type": "websocket.close"})
+
+    def fail(self, error: Exception) -> None:
+        """Note what the application raised, as long as that is about the handshake."""
+        if not self._settled:
+            self._handshake.failure = type(error).__name__
+            record_exception(self._handshake.span, error)
 
     def settle(self, broken_by: str | None) -> None:
         """Write the handshake down, once: when it is answered, or when it is clear that it never will be."""
         if self._settled:
             return
         self._settled = True
-        if self._status is None and self.left:
-            self._settle(errors.CLIENT_CLOSED_REQUEST, "disconnect", self.failure)
-        else:
-            self._settle(self._status or 500, broken_by, self.failure)
+        unanswered = self._handshake.status is None
+        self._handshake.broken_by = "disconnect" if unanswered and self.left else broken_by
+        self._settle(self._handshake)

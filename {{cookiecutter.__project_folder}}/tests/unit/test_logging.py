@@ -25,6 +25,7 @@ import structlog
 from opentelemetry import context as otel_context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
+from app.core.bound_logger import log_together
 from app.core.config import FACTS, Settings
 from app.core.correlation import correlation_id
 from app.core.logging_config import configure_logging
@@ -100,6 +101,25 @@ def test_the_ids_of_the_request_and_its_span_are_on_every_line(log: Log) -> None
 
     for line in log.lines():
         assert (line["correlation_id"], line["trace_id"], line["span_id"]) == ("abc-123", f"{1:032x}", f"{2:016x}")
+
+
+def test_events_of_the_past_are_written_together_with_the_ids_that_they_name(log: Log) -> None:
+    ids = {"correlation_id": "abc-123", "trace_id": f"{1:032x}", "span_id": f"{2:016x}"}
+    occasions = [
+        (level, {"timestamp": PAST, **ids, "path": f"/{level}?token=hunter2"}) for level in ("info", "debug", "error")
+    ]
+
+    log_together(structlog.get_logger().bind(tenant="a"), "request", occasions)
+
+    lines = log.lines()
+    for line in lines:
+        assert list(line) == [*SCHEMA, "tenant", "path"]
+        assert line | ids | {"event": "request", "tenant": "a", "timestamp": "2026-01-02T02:04:05Z"} == line
+    assert [(line["level"], line["path"]) for line in lines] == [
+        ("INFO", "/info?token=[redacted]"),
+        ("ERROR", "/error?token=[redacted]"),
+    ]
+    assert log.counted == ["info", "error"]
 
 
 def test_an_exception_is_told_without_the_values_of_variables(log: Log) -> None:

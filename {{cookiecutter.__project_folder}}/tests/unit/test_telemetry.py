@@ -187,6 +187,31 @@ async def test_a_request_is_told_with_the_time_of_its_end_however_late_it_is_wri
     assert logs[0]["timestamp"].timestamp() < over / 1e9
 
 
+async def test_what_a_request_binds_for_its_lines_is_on_its_own_access_line_alone(app: Telemetry) -> None:
+    async def bind(scope: Scope, receive: Receive, send: Send) -> None:
+        structlog.contextvars.bind_contextvars(tenant="a", status="taken")
+
+    app.fastapi.mount("/bind", bind)
+
+    told = asyncio.Event()
+
+    def tell(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        told.set()
+        return event
+
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars, tell]) as logs:
+        await asyncio.gather(
+            asyncio.create_task(app(http_scope("/bind/"), never, nowhere)),
+            asyncio.create_task(app(http_scope("/plain/a"), never, nowhere)),
+        )
+        await told.wait()
+
+    assert [(line["path"], line.get("tenant"), line["status"]) for line in logs] == [
+        ("/bind/", "a", 500),
+        ("/plain/a", None, 200),
+    ]
+
+
 async def test_a_cancelled_request_is_counted_and_the_cancellation_goes_on(app: Telemetry) -> None:
     class Cancelled(BaseException):
         pass
