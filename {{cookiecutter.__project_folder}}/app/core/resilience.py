@@ -6,16 +6,18 @@ service. After the SRE book, chapter 22, "Addressing Cascading Failures".
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import TypeVar
 
 import structlog
 from circuitbreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN, CircuitBreaker
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from app.api.health import PROBES
 from app.core import errors
 from app.core.config import Settings
+from app.core.exchange import Exchange
 from app.core.metrics import Metrics
 
 T = TypeVar("T")
@@ -89,43 +91,51 @@ class Deadline:
         self._app = app
         self._seconds = settings.request_timeout_seconds
         self._timed_out = metrics.http_requests_timed_out
-        self._running: set[_TimedExchange] = set()
+        self._running: dict[Exchange, asyncio.Task[None]] = {}
         self._watched_by: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
         loop = asyncio.get_running_loop()
-        exchange = _TimedExchange(receive, send, loop, self._seconds)
-        self._running.add(exchange)
+        exchange = Exchange.of(scope)
+        task: asyncio.Task[None] = asyncio.current_task(loop)  # type: ignore[assignment]
+        cancelling = task.cancelling()
+        self._running[exchange] = task
         if self._watched_by is not loop:
             self._watched_by = loop
             self._watch()
         # As `asyncio.timeout` does it, which costs a request 7 us more.
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            if not exchange.is_cancelled_by_time_alone():
+            # Somebody else may want the request to end: that goes on.
+            if not exchange.expired or task.cancelling() > cancelling + 1:
                 raise
         except Exception:
             # When the time was over, this is what the application made of being cancelled.
             if not exchange.expired:
                 raise
         finally:
-            self._running.discard(exchange)
+            del self._running[exchange]
         if exchange.expired:
-            exchange.task.uncancel()
-            await self._end(exchange, scope, receive, send)
+            task.uncancel()
+            exchange.expired = False
+            await self._end(exchange, receive, send)
 
     def _watch(self) -> None:
         """Cancel the requests whose time is over, and look again while there are any."""
-        for exchange in self._running:
-            exchange.end_if_due()
+        begun_before = perf_counter() - self._seconds
+        for exchange, task in self._running.items():
+            if exchange.waiting_since is not None and exchange.waiting_since <= begun_before:
+                exchange.waiting_since = None
+                exchange.expired = True
+                task.cancel()
         if self._running and self._watched_by is not None:
             self._watched_by.call_later(self._seconds / 50, self._watch)
         else:
             self._watched_by = None
 
-    async def _end(self, exchange: "_TimedExchange", scope: Scope, receive: Receive, send: Send) -> None:
+    async def _end(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         """Answer, unless an answer has begun: that one is broken off, which the client sees too."""
         # Whoever streams a response may wait for a body all the while: that is how a client's leaving is heard of.
         waits_for_body = exchange.awaits_body and not exchange.started
@@ -139,86 +149,9 @@ class Deadline:
             if waits_for_body
             else (504, f"The request was not answered within {self._seconds:g} s.")
         )
+        scope = exchange.scope
         response = errors.problem(scope["path"], status, detail, headers={"Connection": "close"})
         await response(scope, receive, send)
-
-
-class _TimedExchange:
-    """A request and its response, seen by the deadline between server and application."""
-
-    __slots__ = (
-        "_cancelling",
-        "_due",
-        "_has_body",
-        "_loop",
-        "_receive",
-        "_seconds",
-        "_send",
-        "_streams",
-        "awaits_body",
-        "expired",
-        "started",
-        "task",
-    )
-
-    def __init__(self, receive: Receive, send: Send, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self._receive = receive
-        self._send = send
-        self._loop = loop
-        self._seconds = seconds
-        self._due = loop.time() + seconds
-        self._has_body = False
-        self._streams = False
-        self.awaits_body = False
-        self.started = False
-        self.expired = False
-        self.task: asyncio.Task[None] = asyncio.current_task(loop)  # type: ignore[assignment]
-        self._cancelling = self.task.cancelling()
-
-    def end_if_due(self) -> None:
-        """Cancel the request, once, if its time is over."""
-        if self._loop.time() >= self._due:
-            self._due = _NEVER
-            self.expired = True
-            self.task.cancel()
-
-    def is_cancelled_by_time_alone(self) -> bool:
-        """Whether nobody else wants the request to end: that would go on."""
-        return self.expired and self.task.cancelling() <= self._cancelling + 1
-
-    async def receive(self) -> Message:
-        self.awaits_body = not self._has_body
-        message = await self._receive()
-        self.awaits_body = False
-        self._has_body = not message.get("more_body", False)
-        return message
-
-    def send(self, message: Message) -> Awaitable[None]:
-        if self.started or not self.expired:
-            self.started = True
-            if message["type"] == "http.response.start":
-                return self._send(message)
-            if self._streams or message.get("more_body", False):
-                return self._send_part(message)
-            # All that there is to send, and the server takes it at once.
-            self._due = _NEVER
-            return self._send(message)
-        # What the application makes of being cancelled, a 500 most likely, is not the answer.
-        return _nothing()
-
-    async def _send_part(self, message: Message) -> None:
-        # Each part has its own time.
-        self._streams = True
-        self._due = self._loop.time() + self._seconds
-        await self._send(message)
-        self._due = _NEVER
-
-
-_NEVER = float("inf")
-
-
-async def _nothing() -> None:
-    """Send nothing."""
 
 
 class CircuitOpenError(Exception):

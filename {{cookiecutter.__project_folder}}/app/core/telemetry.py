@@ -6,8 +6,6 @@ another task, where context variables get lost.
 """
 
 import asyncio
-from collections.abc import Awaitable
-from time import perf_counter
 from typing import Any
 
 import structlog
@@ -18,13 +16,13 @@ from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.health import PROBES
-from app.core import correlation, errors, security
+from app.core import errors
 from app.core.config import Settings
 from app.core.correlation import correlation_id
-from app.core.http_protocol import client_has_left
+from app.core.exchange import Exchange
 from app.core.metrics import Metrics
 from app.core.request_record import Recorder, RequestRecord, span_name
 from app.core.route_templates import RouteTemplates, known_routes, known_websockets
@@ -87,6 +85,7 @@ class Telemetry:
             raise
         finally:
             exchange.break_off("error")
+            exchange.over()
             self._recorder.end(exchange)
             otel_context.detach(current)
             correlation_id.reset(token)
@@ -102,15 +101,16 @@ class Telemetry:
             if scope["type"] == "websocket":
                 await self._websockets.serve(exchange, receive, send)
             else:
-                await self._app(scope, receive, exchange.send)
+                await self._app(scope, exchange.receive, exchange.send)
         finally:
+            exchange.over()
             correlation_id.reset(token)
 
     def flush(self) -> None:
         """Write down the requests that are over: a moment after its end, each is, unless nothing runs any more."""
         self._recorder.flush()
 
-    async def _fail(self, exchange: "Exchange", error: Exception) -> None:
+    async def _fail(self, exchange: Exchange, error: Exception) -> None:
         """Tell of an unhandled exception, and answer it if there is no answer yet."""
         exchange.failure = type(error).__name__
         record_exception(exchange.span, error)
@@ -118,14 +118,14 @@ class Telemetry:
         if exchange.status is None:
             await self._answer(exchange, 500)
 
-    async def _stop(self, exchange: "Exchange") -> None:
+    async def _stop(self, exchange: Exchange) -> None:
         """Answer a request that the end of the process cuts off; the server would, with a bare 500 and a traceback."""
         if exchange.status is None:
             await self._answer(exchange, 503, "The service is stopping.", headers=_LEAVE)
         exchange.broken_by = exchange.broken_by or "cancelled"
 
     @staticmethod
-    async def _answer(exchange: "Exchange", status: int, detail: str | None = None, **options: Any) -> None:
+    async def _answer(exchange: Exchange, status: int, detail: str | None = None, **options: Any) -> None:
         response = errors.problem(exchange.scope["path"], status, detail, **options)
         await response(exchange.scope, exchange.receive, exchange.send)
 
@@ -139,65 +139,6 @@ class Telemetry:
             parent = self._propagator.extract(record.scope, getter=_HEADERS)
         record.span = self.tracing.start_server_span(span_name(record.method), parent, record.attributes)
         return set_span_in_context(record.span, parent)
-
-
-class Exchange(RequestRecord):
-    """A request and how far its response came, seen from between server and application."""
-
-    complete = False
-    _streams = False
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(scope)
-        self._receive = receive
-        self._send = send
-
-    async def receive(self) -> Message:
-        """Pass on what the client sends; notice when it leaves before it has its response."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect" and not self.complete:
-            self.broken_by = "disconnect"
-        return message
-
-    def send(self, message: Message) -> Awaitable[None]:
-        """Pass on what the client gets, with the headers that every response has."""
-        kind = message["type"]
-        if kind == "http.response.start":
-            self._notice_leaving()
-            # What is sent to a client that has left is an echo of its leaving.
-            if self.broken_by is None:
-                self.status = message["status"]
-            identity = correlation.field(self.correlation_id)
-            message["headers"] = [*message.get("headers", ()), identity, *security.headers(self.scope)]
-            return self._send(message)
-        if kind == "http.response.body" and not (self._streams or message.get("more_body", False)):
-            # Before sending: a client that has the whole response may leave before `send` returns.
-            self.complete = True
-            self.ended = perf_counter()
-            return self._send(message)
-        self._streams = True
-        return self._send_part(message)
-
-    async def _send_part(self, message: Message) -> None:
-        self._notice_leaving()
-        self.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
-        try:
-            await self._send(message)
-        except asyncio.CancelledError:
-            # It waits for nobody but a client that does not read.
-            self.broken_by = "disconnect"
-            raise
-        if self.complete:
-            self.ended = perf_counter()
-
-    def _notice_leaving(self) -> None:
-        if not self.complete and client_has_left(self.scope):
-            self.broken_by = "disconnect"
-
-    def break_off(self, reason: str) -> None:
-        """Note why the response never came to its end, unless it did, or the reason is known already."""
-        if not self.complete and self.broken_by is None:
-            self.broken_by = reason
 
 
 class _Headers(Getter[Scope]):

@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.correlation import correlation_id
-from app.core.telemetry import Exchange, Telemetry
+from app.core.exchange import Exchange
+from app.core.telemetry import Telemetry
 
 
 @pytest.fixture
