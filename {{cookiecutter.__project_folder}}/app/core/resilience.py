@@ -117,9 +117,10 @@ class Deadline:
                 raise
         finally:
             del self._running[exchange]
-        if exchange.expired:
+            # From here on, what is sent is an answer again, whoever gives it.
+            expired, exchange.expired = exchange.expired, False
+        if expired:
             task.uncancel()
-            exchange.expired = False
             await self._end(exchange, receive, send)
 
     def _watch(self) -> None:

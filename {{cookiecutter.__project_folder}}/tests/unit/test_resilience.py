@@ -125,6 +125,26 @@ async def test_a_request_that_takes_too_long_is_cancelled_and_answered(
         assert counted(app, "http_requests_total", method="GET", route="/slow", status="504") == 1
 
 
+async def test_a_request_that_is_cut_off_after_its_deadline_is_answered_all_the_same(settings: Settings) -> None:
+    app = with_settings(settings, request_timeout_seconds=0.05)
+    late = asyncio.Event()
+
+    @app.fastapi.get("/slow")
+    async def slow() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            late.set()
+            await asyncio.Event().wait()
+
+    async with client_of(app) as client:
+        request = asyncio.create_task(client.get("/slow"))
+        await late.wait()
+        request.cancel()
+
+        assert (await request).status_code == 503
+
+
 async def test_what_an_application_makes_of_its_cancellation_is_still_a_timeout(settings: Settings) -> None:
     app = with_settings(settings, request_timeout_seconds=0.05)
 
