@@ -46,6 +46,7 @@ PRUNE = (
             "app/storage/schema.py",
             "app/storage/sql_tracing.py",
             "docs/runbooks/backup-and-restore.md",
+            "observability/grafana/dashboards/database.json",
             "tests/contract/test_backup.py",
             "tests/contract/test_migrations.py",
             "tests/integration/conftest.py",
@@ -55,6 +56,22 @@ PRUNE = (
             "tests/postgres.py",
             "tests/unit/test_engine.py",
             "tests/unit/test_sql.py",
+        ),
+    ),
+    # Rules and dashboards stay: Kubernetes uses them as well.
+    Rule(
+        option="observability_stack",
+        kept_by=(True,),
+        paths=(
+            "observability/alertmanager",
+            "observability/grafana/provisioning",
+            "observability/jaeger",
+            "observability/loki",
+            "observability/otel-collector",
+            "observability/prometheus",
+            "observability/traffic",
+            "docs/architecture/OBSERVABILITY.md",
+            "docs/runbooks/observability-stack.md",
         ),
     ),
     Rule(option="license", kept_by=("Apache-2.0",), paths=("NOTICE",)),
@@ -186,8 +203,8 @@ def closing_message(
     updates: list[str],
 ) -> str:
     """Return what was made of the answers, and the next three commands."""
-    chosen = [f"{name} = {answers[name]}" for name, offered in questions.items() if isinstance(offered, list | bool)]
-    left_out = [f"{shortened(rule.paths)} ({rule.option} = {answers[rule.option]})" for rule in applied]
+    chosen = [spelled(name, answers) for name, offered in questions.items() if isinstance(offered, list | bool)]
+    left_out = [f"{shortened(rule.paths)} ({spelled(rule.option, answers)})" for rule in applied]
     typed_in = os.environ.get("PWD")
     folder = project.name if typed_in == answers["_output_dir"] else str(project)
     facts = {"Chosen": chosen, "Left out": left_out, "Updates": updates}
@@ -198,6 +215,12 @@ def closing_message(
     ]
     next_steps = (f'cd "{folder}"' if " " in folder else f"cd {folder}", "make test", "make run")
     return "\n".join(("", f"Generated {project}", *lines, "", "Next:", *(f"  {step}" for step in next_steps), ""))
+
+
+def spelled(name: str, answers: Mapping[str, Any]) -> str:
+    """Return the answer as a person would give it."""
+    answer = answers[name]
+    return f"{name} = {({True: 'yes', False: 'no'}[answer] if isinstance(answer, bool) else answer)}"
 
 
 def shortened(paths: Sequence[str]) -> str:

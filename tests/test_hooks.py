@@ -18,9 +18,9 @@ from post_gen_project import NotLinkedError, Rule
 Git = Callable[..., str]
 
 CHOICES = {
-    name: choices
-    for name, choices in json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8")).items()
-    if not name.startswith("_") and isinstance(choices, list)
+    name: offered if isinstance(offered, list) else [True, False]
+    for name, offered in json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8")).items()
+    if not name.startswith("_") and isinstance(offered, list | bool)
 }
 EVERY_CHOICE = [(option, choice) for option, choices in CHOICES.items() for choice in choices]
 
@@ -133,6 +133,7 @@ def test_the_database_decides_about_exactly_its_own_files(bake: Bake) -> None:
         "app/storage/sql_tracing.py",
         "app/storage/sql.py",
         "docs/runbooks/backup-and-restore.md",
+        "observability/grafana/dashboards/database.json",
     }
 
 
@@ -421,9 +422,11 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
     assert result.stdout.splitlines() == [
         "",
         f"Generated {project}",
-        "  Chosen:   database = none",
+        "  Chosen:   production_image = distroless",
+        "            database = none",
+        "            observability_stack = yes",
         "            license = MIT",
-        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 13 more (database = none)",
+        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 14 more (database = none)",
         "            NOTICE (license = MIT)",
         f"  Updates:  linked to {template} at {link['commit'][:7]}",
         "            to get them, run: cruft update",

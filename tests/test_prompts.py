@@ -24,9 +24,11 @@ PINNED = [
     ("organization", "example-org"),
     ("repository_url", "https://github.com/example-org/sre-demo-api"),
     ("team", "platform"),
+    ("production_image", ["distroless", "standard"]),
     ("database", ["postgresql", "none"]),
     ("slo_availability", "99.9"),
     ("slo_latency_ms", "300"),
+    ("observability_stack", True),
     ("license", ["Proprietary", "MIT", "Apache-2.0"]),
 ]
 
@@ -171,7 +173,7 @@ def test_every_choice_has_a_label_for_people(prompt: str) -> None:
 
 
 def test_every_free_text_prompt_has_one_rule() -> None:
-    free_text = [name for name, raw in PROMPTS.items() if not isinstance(raw, list)]
+    free_text = [name for name, raw in PROMPTS.items() if isinstance(raw, str)]
 
     assert sorted(rule.prompt for rule in pre_gen_project.RULES) == sorted(free_text)
 
@@ -289,7 +291,7 @@ def test_cookiecutter_refuses_a_choice_that_is_not_offered(run: Run, tmp_path: P
 
 
 def test_a_person_sees_the_labels_and_can_accept_or_change_each_answer(run: Run, tmp_path: Path) -> None:
-    typed = ["Shop API", "", "", "acme", "", "", "2", "", "250", "3"]
+    typed = ["Shop API", "", "", "acme", "", "", "", "2", "", "250", "n", "3"]
 
     result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="".join(f"{line}\n" for line in typed))
 
@@ -302,12 +304,13 @@ def test_a_person_sees_the_labels_and_can_accept_or_change_each_answer(run: Run,
     assert facts["service"]["repository"] == "https://github.com/acme/shop-api"
     assert facts["slo"]["latency_threshold_ms"] == 250
     assert (tmp_path / "shop-api" / "NOTICE").is_file()
+    assert not (tmp_path / "shop-api" / "observability" / "loki").exists()
     assert not (tmp_path / "shop-api" / "migrations").exists()
 
 
 def test_a_typed_jinja_tag_is_refused_and_not_run(run: Run, tmp_path: Path) -> None:
     # A typed answer reaches the hook as it is; the next `cruft update` would run it.
-    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="{{ 6 * 7 }}\nanswer\n" + "\n" * 8)
+    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="{{ 6 * 7 }}\nanswer\n" + "\n" * 10)
 
     assert result.returncode != 0
     assert "project_name: '{{ 6 * 7 }}'" in result.stderr

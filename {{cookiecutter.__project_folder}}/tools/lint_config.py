@@ -1,0 +1,111 @@
+"""`make lint-config`: each configuration file is judged by the program that will read it.
+
+The program is the one in the image that `docker-compose.yml` names, run by Docker. A program of this machine is taken
+instead where a variable holds its path: PROMTOOL, AMTOOL, LOKI, OTELCOL or JAEGER.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.compose import ROOT, DockerError, resolved
+
+
+@dataclass(frozen=True)
+class Check:
+    """A program that judges the folder in `observability` that has its service's name.
+
+    Args:
+        service: the one in `docker-compose.yml` whose image holds the program.
+        variable: may hold the path of such a program on this machine.
+        program: its path in the image.
+        arguments: its command line; `folder` stands for the folder, and `*` in a name for all files that fit.
+    """
+
+    service: str
+    variable: str
+    program: str
+    arguments: str
+
+    @property
+    def folder(self) -> Path:
+        """What it judges."""
+        return ROOT / "observability" / self.service
+
+    @property
+    def name(self) -> str:
+        """What it does, for people."""
+        return f"{Path(self.program).name} {self.arguments.replace('folder', f'observability/{self.service}')}"
+
+    def command(self, services: Mapping[str, Any]) -> list[str]:
+        """How to run it here.
+
+        Raises:
+            DockerError: the variable names no program.
+        """
+        if local := os.environ.get(self.variable):
+            if not shutil.which(local):
+                raise DockerError(f"{self.variable} is {local}, which is no program")
+            return [local, *self._arguments(str(self.folder))]
+        shown = f"type=bind,source={self.folder},target=/checked,readonly"
+        container = ["docker", "run", "--rm", "--network", "none", "--mount", shown, "--entrypoint", self.program]
+        return [*container, services[self.service]["image"], *self._arguments("/checked")]
+
+    def _arguments(self, folder: str) -> Iterator[str]:
+        for argument in self.arguments.split():
+            _, star, _ = argument.partition("*")
+            if star:
+                files = sorted(self.folder.glob(argument.removeprefix("folder/")))
+                yield from (f"{folder}/{path.relative_to(self.folder)}" for path in files)
+            else:
+                yield argument.replace("folder", folder)
+
+
+CHECKS = (
+    Check("prometheus", "PROMTOOL", "/bin/promtool", "check config folder/prometheus.yml"),
+    Check("prometheus", "PROMTOOL", "/bin/promtool", "test rules folder/tests/*.yml"),
+    Check("alertmanager", "AMTOOL", "/bin/amtool", "check-config folder/alertmanager.yml"),
+    Check("loki", "LOKI", "/usr/bin/loki", "-verify-config -config.file=folder/loki.yaml"),
+    Check("otel-collector", "OTELCOL", "/otelcol-contrib", "validate --config=folder/config.yaml"),
+    Check("jaeger", "JAEGER", "/cmd/jaeger/jaeger-linux", "validate --config=folder/jaeger.yaml"),
+)
+
+
+def failures(chosen: Iterable[str]) -> Iterator[str]:
+    """What is wrong with the files of these services, each with the checker's own words.
+
+    Raises:
+        DockerError: a checker cannot be run, or Compose refuses its file.
+    """
+    services = resolved()["services"]
+    for check in CHECKS:
+        if check.service not in chosen or not check.folder.exists():
+            continue
+        done = subprocess.run(check.command(services), cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            yield f"{check.name}\n{done.stdout}{done.stderr}"
+        else:
+            sys.stdout.write(f"{check.name}\n")
+
+
+def main(arguments: list[str]) -> int:
+    """Judge the files of the services that are named, or of all; the exit code of the process."""
+    everything = {check.service for check in CHECKS}
+    if unknown := set(arguments) - everything:
+        sys.stderr.write(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(sorted(everything))}\n")
+        return 2
+    try:
+        found = list(failures(arguments or everything))
+    except DockerError as error:
+        found = [str(error)]
+    sys.stderr.write("".join(f"\n{text}\n" for text in found))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

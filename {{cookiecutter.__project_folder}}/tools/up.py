@@ -1,0 +1,169 @@
+"""`make up`: look whether this machine can run the stack, start it, wait until all of it serves, and say where it is.
+
+Everything that stands in the way is told at once, with what to do, and before anything is started.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+from tools.compose import ROOT, DockerError, docker, published, resolved, variables, version
+
+# `start_interval` of health checks came with these.
+ENGINE = (25, 0)
+COMPOSE = (2, 24)
+
+# The limits of all containers are not reached together.
+SHARE_OF_LIMITS = 0.6
+GIB = 1 << 30
+
+PATIENCE_SECONDS = 300
+
+# Where a person looks, in this order: service, port inside it, path, what is there.
+LINKS = (
+    ("app", 8000, "/docs", "the API"),
+    ("app", 9000, "/metrics", "its metrics"),
+    ("grafana", 3000, "/", "Grafana: metrics, logs and traces, each leading to the others (admin, admin)"),
+    ("prometheus", 9090, "/targets", "Prometheus: what is measured"),
+    ("alertmanager", 9093, "/", "Alertmanager: what is wrong"),
+    ("jaeger", 16686, "/", "Jaeger: traces"),
+)
+
+# Their images hold nothing that the engine could check them with: service, port inside it.
+CHECKED_FROM_OUTSIDE = (("otel-collector", 13133),)
+
+
+def engine_problems(docker: Callable[..., str] = docker) -> list[str]:
+    """What is wrong with Docker itself; nothing else can be asked until it is right."""
+    try:
+        engine = docker("version", "--format", "{" + "{.Server.Version}}")
+    except DockerError as error:
+        return [str(error)]
+    problems = []
+    if version(engine) < ENGINE:
+        problems.append(f"The Docker engine is {engine}: this needs {ENGINE[0]} or newer.")
+    try:
+        compose = docker("compose", "version", "--short")
+    except DockerError:
+        return [*problems, "Docker Compose is not installed: https://docs.docker.com/compose/install/"]
+    if version(compose) < COMPOSE:
+        problems.append(f"Docker Compose is {compose}: this needs {COMPOSE[0]}.{COMPOSE[1]} or newer.")
+    return problems
+
+
+def memory_problems(services: Mapping[str, Any], available: int) -> list[str]:
+    """Whether the engine has the memory, in bytes, that the services need."""
+    limits = sum(int(service.get("mem_limit", 0)) for service in services.values())
+    needed = int(limits * SHARE_OF_LIMITS)
+    if available >= needed:
+        return []
+    has, needs = f"{available / GIB:.1f} GiB", f"{needed / GIB:.1f} GiB"
+    return [f"The engine has {has} of memory: this needs {needs}. Docker Desktop has a setting for it (Resources)."]
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this port of the loopback address."""
+    with socket.socket() as server:
+        # As the engine does: what has closed and still waits for late packets is no obstacle.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def port_problems(wanted: Mapping[int, str], ours: Container[int], free: Callable[[int], bool]) -> list[str]:
+    """Ports that others have taken: each in `wanted`, with its service, but for those that this stack has already."""
+    names = variables()
+    return [
+        f"Port {port} is taken, and {service} needs it. Who has it: ss -ltnp 'sport = :{port}' (macOS: lsof -i "
+        f":{port}). Another for {service}: {names.get(port, 'set its variable in docker-compose.yml to one')}"
+        + (f"={port + 10_000} make up" if port in names else "")
+        for port, service in wanted.items()
+        if port not in ours and not free(port)
+    ]
+
+
+def running_ports() -> set[int]:
+    """The ports of this machine that this stack has now."""
+    lines = docker("compose", "ps", "--format", "json").splitlines()
+    containers = [json.loads(line) for line in lines]
+    # Compose before 2.21 printed one array.
+    flat = [one for entry in containers for one in (entry if isinstance(entry, list) else [entry])]
+    return {port["PublishedPort"] for one in flat for port in one.get("Publishers") or [] if port["PublishedPort"]}
+
+
+def problems() -> list[str]:
+    """Everything that stands in the way."""
+    found = engine_problems()
+    if found:
+        return found
+    services = resolved()["services"]
+    memory = int(docker("info", "--format", "{" + "{.MemTotal}}"))
+    return memory_problems(services, memory) + port_problems(published(services), running_ports(), is_free)
+
+
+def port_of(services: Mapping[str, Any], service: str, inside: int) -> int | None:
+    """The port of this machine that leads to a port inside a service, if there is such a service."""
+    ports = services.get(service, {}).get("ports", [])
+    return next((int(port["published"]) for port in ports if port["target"] == inside), None)
+
+
+def links(services: Mapping[str, Any]) -> str:
+    """Where a person looks, a line each."""
+    found = [
+        (f"http://localhost:{port}{path}", text)
+        for service, inside, path, text in LINKS
+        if (port := port_of(services, service, inside))
+    ]
+    widest = max(len(address) for address, _ in found)
+    return "".join(f"  {address:{widest}}  {text}\n" for address, text in found)
+
+
+def wait_until_healthy(service: str, port: int, patience: float = PATIENCE_SECONDS, pause: float = 0.5) -> None:
+    """Wait until a service answers on this port with a success; times in seconds.
+
+    Raises:
+        DockerError: it did not within `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise DockerError(f"{service} does not serve: {error}. See `docker compose logs {service}`") from error
+            time.sleep(pause)
+        else:
+            return
+
+
+def main() -> int:
+    """Start everything; the exit code of the process."""
+    try:
+        if found := problems():
+            sys.stderr.write("Nothing was started.\n" + "".join(f"- {problem}\n" for problem in found))
+            return 1
+        command = ("docker", "compose", "up", "--detach", "--build", "--wait", "--wait-timeout", str(PATIENCE_SECONDS))
+        if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
+            sys.stderr.write("Not all of it serves: `docker compose ps --all` says what, `docker compose logs` why.\n")
+            return code
+        services = resolved()["services"]
+        for service, inside in CHECKED_FROM_OUTSIDE:
+            if port := port_of(services, service, inside):
+                wait_until_healthy(service, port)
+    except DockerError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"\n{links(services)}\n`docker compose logs -f app` shows what it says, `make down` stops it.\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
