@@ -26,23 +26,27 @@ demo: $(READY) ## Generate the default service, start it, and follow one request
 
 .PHONY: test
 test: $(READY) lint types ## Run the tests that need Python packages only
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci'
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci and not live'
 
 .PHONY: test-ci
-test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the OpenTelemetry Collector, other Pythons, the lock files
+test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files
 	$(BIN)/python -m pytest -m ci
+
+.PHONY: test-live
+test-live: $(READY) ## Run the tests of images and of the stack in a container engine
+	$(BIN)/python -m pytest -m live
 
 .PHONY: test-all
 test-all: $(READY) ## Say what is missing for the longer tests, then run all tests
 	@$(BIN)/python tests/needs.py
-	@$(MAKE) test test-ci
+	@$(MAKE) test test-ci test-live
 
 .PHONY: lint
 lint: $(READY) ## Check style and formatting of Python, YAML and shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/yamllint --strict .github
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run tests/live/images/*.sh
 
 .PHONY: format
 format: $(READY) ## Fix style and formatting

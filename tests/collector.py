@@ -1,53 +1,24 @@
 """The real OpenTelemetry Collector: built once from `tools/otel-collector`, and a process that tests may torment."""
 
-import fcntl
-import hashlib
-import os
 import random
 import subprocess
 import time
 from pathlib import Path
 from typing import Any, Self
 
-import needs
+import components
 import pytest
 import yaml
-from conftest import ROOT
 
 from demo.client import Client, NoAnswerError
 from demo.ports import LOOPBACK, available
-
-TOOL = ROOT / "tools" / "otel-collector"
-BUILDER = "go.opentelemetry.io/collector/cmd/builder"
-CACHE = ROOT / ".cache" / "otel-collector"
 
 OK = 200
 
 
 def build() -> Path:
-    """Return the Collector of the manifest, built unless it is in the cache: minutes the first time, then nothing."""
-    go = needs.go()
-    if go is None:
-        pytest.fail(f"Go for the OpenTelemetry Collector: {needs.NO_GO}", pytrace=False)
-    pinned = [TOOL / name for name in ("manifest.yaml", "go.mod", "go.sum")]
-    folder = CACHE / hashlib.sha256(b"".join(path.read_bytes() for path in pinned)).hexdigest()[:16]
-    binary = folder / "build" / "otelcol"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if not binary.exists():
-            _go(go, "build", "-o", str(folder / "builder"), BUILDER, cwd=TOOL)
-            _go(folder / "builder", f"--config={TOOL / 'manifest.yaml'}", cwd=folder, go=go)
-    return binary
-
-
-def _go(command: Path, *arguments: str, cwd: Path, go: Path | None = None) -> None:
-    """Run Go, or a program that runs it, without the flags of the person who tests."""
-    path = f"{(go or command).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-    done = subprocess.run([command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.fail(f"{command.name} {' '.join(arguments)}\n{done.stderr[-5000:]}", pytrace=False)
+    """Return the Collector of the manifest."""
+    return components.build("otel-collector") / "otelcol"
 
 
 class Collector:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pythons
 
+BUSYBOX = Path("/bin/busybox")
+
 
 def postgresql() -> str:
     """One line about PostgreSQL, which the tests of a service start themselves unless they are given one."""
@@ -34,9 +36,45 @@ def go() -> Path | None:
 NO_GO = "missing (apt-get install golang-go on Debian 13 or newer, else https://go.dev/doc/install; 1.21 or newer)"
 
 
+def engine() -> str:
+    """What is missing of the container engine, which runs images and the stack; nothing if it is whole."""
+    if shutil.which("docker") is None:
+        return "missing (apt-get install docker.io docker-cli docker-buildx docker-compose, on Debian 13 or newer)"
+    for command, cure in {
+        "buildx version": "apt-get install docker-buildx",
+        "compose version": "apt-get install docker-compose",
+        "info": "start dockerd, or join the group docker",
+    }.items():
+        done = subprocess.run(["docker", *command.split()], capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"docker {command} fails ({cure}): {done.stderr.strip()}"
+    return ""
+
+
+def debian() -> str:
+    """What is missing of the tools that make images where none can be pulled; nothing if they are there."""
+    found = {
+        "debootstrap": shutil.which("debootstrap", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin"),
+        "busybox-static": BUSYBOX.exists() and _is_static(BUSYBOX),
+    }
+    missing = [name for name, there in found.items() if not there]
+    return f"missing (apt-get install {' '.join(missing)})" if missing else ""
+
+
+def _is_static(program: Path) -> bool:
+    """Whether a program needs no libraries: Debian's other busybox bears the same name, and does."""
+    return subprocess.run(["ldd", program], capture_output=True, check=False).returncode != 0
+
+
 def summary() -> str:
     """A line for each need."""
-    return f"{pythons.summary()}\n{postgresql()}\nGo for the OpenTelemetry Collector: {go() or NO_GO}"
+    return "\n".join((
+        pythons.summary(),
+        postgresql(),
+        f"Go for the components of the stack: {go() or NO_GO}",
+        f"Container engine: {engine() or 'there'}",
+        f"Debian's tools for stand-in images: {debian() or 'there'}",
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":
