@@ -28,7 +28,7 @@ def pytest_report_header() -> str:
 class Bake(Protocol):
     """Generate a project with these answers, and the defaults for the rest."""
 
-    def __call__(self, **answers: str) -> Path: ...
+    def __call__(self, **answers: str | bool) -> Path: ...
 
 
 class Run(Protocol):
@@ -54,7 +54,7 @@ def defaults() -> dict[str, Any]:
 def bake(cookies: Any, capfd: pytest.CaptureFixture[str]) -> Bake:
     """Return a function that generates into a fresh folder, and fails with what the hooks had to say."""
 
-    def generate(**answers: str) -> Path:
+    def generate(**answers: str | bool) -> Path:
         result = cookies.bake(extra_context=answers, template=str(ROOT))
         if result.exception is not None:
             output = capfd.readouterr()

@@ -1,26 +1,34 @@
+#!/usr/bin/python3.13
 """Stands in for Loki where its image cannot be pulled: takes OTLP as Loki does, and answers the LogQL of our documents.
 
 It proves what reaches Loki, under which labels, and that our queries ask for fields that are there. It cannot prove
-that Loki takes its own configuration file. Of LogQL (https://grafana.com/docs/loki/latest/query/) it knows stream selectors,
-line filters, `json`, label filters, `rate`, `count_over_time` and `sum`; anything else is refused, never guessed.
+that Loki takes its own configuration file. Of LogQL (https://grafana.com/docs/loki/latest/query/) it knows stream
+selectors, line filters, `json`, label filters, `rate`, `count_over_time` and `sum`; anything else is refused, never
+guessed.
 
-Runs in the service's own image, which has OTLP's messages; it imports nothing else but the standard library.
+Runs in the service's own image, which has OTLP's messages; it imports nothing else but the standard library. Lines are
+kept in a file, as they survive a restart of Loki.
 """
 
 import gzip
 import json
 import re
+import signal
+import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 
 PORT = 3100
+KEPT = Path("/loki/lines.json")
 # As `otlp_config` in observability/loki/loki.yaml says.
 INDEX_LABELS = ("service", "environment")
 
@@ -42,6 +50,13 @@ ENTRIES: list[Entry] = []
 LOCK = threading.Lock()
 
 
+def keep(entries: list[Entry]) -> None:
+    """Add lines, also to the file."""
+    with LOCK, KEPT.open("a", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(entry)}\n" for entry in entries)
+        ENTRIES.extend(entries)
+
+
 def entries_of(request: ExportLogsServiceRequest) -> list[Entry]:
     """What the Collector sent, by the rules of Loki's OTLP endpoint."""
     found = []
@@ -58,13 +73,17 @@ def entries_of(request: ExportLogsServiceRequest) -> list[Entry]:
     return found
 
 
-COMPARE: dict[str, Callable[[str, str], bool]] = {
+Test = Callable[[str, str], bool]
+# Whether a line stays, by itself and its fields, to which it may add.
+Stage = Callable[[Entry, dict[str, str]], bool]
+
+COMPARE: dict[str, Test] = {
     "=": lambda value, wanted: value == wanted,
     "!=": lambda value, wanted: value != wanted,
     "=~": lambda value, wanted: re.fullmatch(wanted, value) is not None,
     "!~": lambda value, wanted: re.fullmatch(wanted, value) is None,
 }
-CONTAIN: dict[str, Callable[[str, str], bool]] = {
+CONTAIN: dict[str, Test] = {
     "|=": lambda line, wanted: wanted in line,
     "!=": lambda line, wanted: wanted not in line,
     "|~": lambda line, wanted: re.search(wanted, line) is not None,
@@ -85,6 +104,16 @@ def text(token: str) -> str:
     return token[1:-1] if token[0] == "`" else str(json.loads(token))
 
 
+def line_stage(test: Test, part: str) -> Stage:
+    """A stage that keeps lines by their text."""
+    return lambda entry, _: test(entry.line, part)
+
+
+def field_stage(name: str, test: Test, value: str) -> Stage:
+    """A stage that keeps lines by one of their fields."""
+    return lambda _, fields: test(fields.get(name, ""), value)
+
+
 def selects(query: str) -> Callable[[Entry], dict[str, str] | None]:
     """A function that gives the fields of an entry that the log query wants, and nothing of one that it does not."""
     selector = re.match(r"\s*\{(.*?)\}(.*)", query, re.DOTALL)
@@ -95,17 +124,15 @@ def selects(query: str) -> Callable[[Entry], dict[str, str] | None]:
         if not (found := COMPARISON.fullmatch(part)):
             raise QueryError(f"not understood: {part}")
         wanted.append((found[1], COMPARE[found[2]], text(found[3])))
-    stages: list[Callable[[Entry, dict[str, str]], bool]] = []
+    stages: list[Stage] = []
     rest = selector[2]
     while rest.strip():
         if found := LINE_FILTER.match(rest):
-            test, part = CONTAIN[found[1]], text(found[2])
-            stages.append(lambda entry, _, test=test, part=part: test(entry.line, part))
+            stages.append(line_stage(CONTAIN[found[1]], text(found[2])))
         elif found := JSON_STAGE.match(rest):
             stages.append(extract_json)
         elif found := re.match(r"\s*\|" + COMPARISON.pattern, rest):
-            name, test, value = found[1], COMPARE[found[2]], text(found[3])
-            stages.append(lambda _, fields, name=name, test=test, value=value: test(fields.get(name, ""), value))
+            stages.append(field_stage(found[1], COMPARE[found[2]], text(found[3])))
         else:
             raise QueryError(f"not understood: {rest}")
         rest = rest[found.end() :]
@@ -178,9 +205,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/otlp/v1/logs":
             self._reply(404, b"", "text/plain")
             return
-        found = entries_of(ExportLogsServiceRequest.FromString(body))
-        with LOCK:
-            ENTRIES.extend(found)
+        keep(entries_of(ExportLogsServiceRequest.FromString(body)))
         self._reply(200, ExportLogsServiceResponse().SerializeToString(), "application/x-protobuf")
 
     def do_GET(self) -> None:
@@ -220,5 +245,20 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing of requests."""
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
+    """Do what Loki's command line asks for, as far as the compose file does; the exit code of the process."""
+    if "-health" in arguments:
+        urllib.request.urlopen(f"http://localhost:{PORT}/ready", timeout=5).close()
+        return 0
+    if "-verify-config" in arguments:
+        sys.stderr.write("This stands in for Loki, and cannot judge its configuration.\n")
+        return 1
+    if KEPT.exists():
+        ENTRIES.extend(Entry(*json.loads(line)) for line in KEPT.read_text(encoding="utf-8").splitlines())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     ThreadingHTTPServer(("", PORT), Handler).serve_forever()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

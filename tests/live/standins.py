@@ -52,11 +52,11 @@ class Reference:
 Maker = Callable[[Reference], None]
 
 
-def component(name: str) -> Maker:
-    """Return what makes an image of this component, of the release that is pinned and of no other."""
+def component(name: str, stands_for: str = "") -> Maker:
+    """Return what makes an image of this component, of the release that is pinned or may stand for, and of no other."""
 
     def make(reference: Reference) -> None:
-        if reference.release != components.release(name):
+        if reference.release not in {components.release(name), stands_for}:
             pytest.fail(f"{reference} is asked for, tools/{name} pins {components.release(name)}", pytrace=False)
         build(name, reference, components.build(name), components.fingerprint(name))
 
@@ -81,11 +81,21 @@ def postgresql(reference: Reference) -> None:
     build("postgres", reference, folder, folder.name)
 
 
+def loki(service_image: str) -> Maker:
+    """Return what makes an image of our stand-in for Loki, which runs on the Python of this service's image."""
+
+    def make(reference: Reference) -> None:
+        build("loki", reference, IMAGES.parent, service_image, service=f"docker-image://{service_image}")
+
+    return make
+
+
 # What makes the image of each name. A service that asks for another name is left out.
 MAKERS: Mapping[str, Maker] = {
     "gcr.io/cadvisor/cadvisor": component("cadvisor"),
     "ghcr.io/google/cadvisor": component("cadvisor"),
-    "jaegertracing/jaeger": component("jaeger"),
+    # The newest that can be had as a module. Its successors are published under a path that Go refuses for them.
+    "jaegertracing/jaeger": component("jaeger", stands_for="2.20.0"),
     "otel/opentelemetry-collector-contrib": component("otel-collector"),
     "postgres": postgresql,
     "prom/alertmanager": component("alertmanager"),
@@ -94,7 +104,7 @@ MAKERS: Mapping[str, Maker] = {
 
 
 def prepare(compose: Path, override: Path, makers: Mapping[str, Maker] = MAKERS) -> frozenset[str]:
-    """Make the images of a compose file, and write the file that is to be given after it.
+    """Make the images of a compose file that cannot be pulled, and write the file that is to be given after it.
 
     Args:
         compose: the rendered `docker-compose.yml`.
@@ -111,7 +121,7 @@ def prepare(compose: Path, override: Path, makers: Mapping[str, Maker] = MAKERS)
     changes: dict[str, dict[str, Any]] = {name: {} for name in services}
     absent = set()
     for name, service in services.items():
-        if "build" in service:
+        if "build" in service or is_pulled(service["image"]):
             continue
         reference = Reference.parse(service["image"])
         if maker := makers.get(reference.repository):
@@ -144,7 +154,12 @@ def _instead(dumper: yaml.Dumper, instead: Instead) -> yaml.Node:
 yaml.add_representer(Instead, _instead)
 
 
-def build(target: str, reference: Reference, context: Path, made_of: str) -> None:
+def is_pulled(image: str) -> bool:
+    """Whether the upstream image is here now."""
+    return subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, check=False).returncode == 0
+
+
+def build(target: str, reference: Reference, context: Path, made_of: str, **contexts: str | Path) -> None:
     """Build a target of the Dockerfile under this name, unless the image that bears it was made of the same."""
     demand(needs.engine(), "Container engine")
     demand(needs.debian(), "Debian's tools")
@@ -154,7 +169,7 @@ def build(target: str, reference: Reference, context: Path, made_of: str) -> Non
     # Without our label it is the upstream image, which is better than any stand-in.
     if any((image["Config"]["Labels"] or {}).get(LABEL, label) == label for image in json.loads(found.stdout)):
         return
-    contexts = {"images": IMAGES, "busybox-static": needs.BUSYBOX.resolve().parent}
+    contexts |= {"images": IMAGES, "busybox-static": needs.BUSYBOX.resolve().parent}
     run(
         *("docker", "build", "--quiet", f"--file={IMAGES / 'Dockerfile'}", f"--target={target}"),
         *(f"--build-context={name}={path}" for name, path in contexts.items()),
