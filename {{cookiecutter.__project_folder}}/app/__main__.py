@@ -1,6 +1,5 @@
-"""`python -m app`: start the service, list its settings, or do what its storage needs done."""
+"""`python -m app`: start the service, ask for its health, list its settings, or do what its storage needs done."""
 
-import argparse
 import gc
 import os
 import signal
@@ -9,11 +8,23 @@ import sys
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code of the process, 2 for a command line or environment that is wrong."""
-    # Imported late, here and below: a signal is heeded before, and a wrong environment answered without the framework.
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # Imported late, here and below: a signal is heeded before, a container's health check costs next to nothing, and a
+    # wrong environment is answered without the framework.
+    if arguments[:1] == ["health"]:
+        from app.core.probe import health
+
+        return health(arguments[1:])
+    import argparse
+
     from app.core.config import FACTS, SettingsError, load_settings, settings_table
     from app.storage.backends import COMMANDS
 
-    described = {"serve": "serve requests (the default)", "settings": "list the settings"}
+    described = {
+        "serve": "serve requests (the default)",
+        "health": "ask the service on this machine whether it is ready (or: health live, health startup)",
+        "settings": "list the settings",
+    }
     described |= {name: text for name, (text, _) in COMMANDS.items()}
     parser = argparse.ArgumentParser(
         prog="python -m app",
