@@ -26,10 +26,11 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 SLIM_PACKAGES = ("ca-certificates", "netbase", "python3.13", "python3.13-venv", "tzdata")
 
 # What the distroless image is made of.
-DISTROLESS_PACKAGES = tuple(
-    "base-files libbz2-1.0 libc6 libcrypt1 libdb5.3t64 libexpat1 libffi8 libgcc-s1 libgomp1 liblzma5 libncursesw6 "
-    "libpython3.13-minimal libpython3.13-stdlib libreadline8t64 libsqlite3-0 libssl3t64 libstdc++6 libtinfo6 libuuid1 "
-    "libzstd1 netbase python3.13-minimal tzdata zlib1g".split()
+DISTROLESS_PACKAGES = (
+    *("base-files", "libbz2-1.0", "libc6", "libcrypt1", "libdb5.3t64", "libexpat1", "libffi8", "libgcc-s1", "libgomp1"),
+    *("liblzma5", "libncursesw6", "libpython3.13-minimal", "libpython3.13-stdlib", "libreadline8t64", "libsqlite3-0"),
+    *("libssl3t64", "libstdc++6", "libtinfo6", "libuuid1", "libzstd1", "netbase", "python3.13-minimal", "tzdata"),
+    "zlib1g",
 )
 
 
@@ -99,7 +100,9 @@ def _make(folder: Path, images: list[str], recipe: str) -> None:
     if SLIM in images:
         shutil.rmtree(slim / "var/cache/apt/archives")
         path = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-        _import(slim, SLIM, recipe, f"ENV {path} PIP_CERT={CERTIFICATES} SSL_CERT_FILE={CERTIFICATES}", 'CMD ["python3"]')
+        _import(
+            slim, SLIM, recipe, f"ENV {path} PIP_CERT={CERTIFICATES} SSL_CERT_FILE={CERTIFICATES}", 'CMD ["python3"]'
+        )
     if DISTROLESS in images:
         bare = folder / "distroless"
         _unpack(slim, bare)

@@ -3,12 +3,10 @@
 import json
 import re
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE = ROOT / "docker-compose.yml"
 
 
 class DockerError(Exception):
@@ -48,18 +46,41 @@ def version(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def resolved() -> dict[str, Any]:
-    """The file with anchors and variables resolved; of the services, those without a profile."""
-    config: dict[str, Any] = json.loads(docker("compose", "config", "--format", "json"))
-    return config
+def _config(*flags: str) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(docker("compose", "config", *flags, "--format", "json"))["services"]
+    return described
 
 
-def published(services: Mapping[str, Any]) -> dict[int, str]:
-    """The ports of this machine that services take, each with its service."""
-    return {int(port["published"]): name for name, service in services.items() for port in service.get("ports", [])}
+def services() -> dict[str, Any]:
+    """The services without a profile, with anchors and variables resolved."""
+    return _config()
 
 
-def variables() -> dict[int, str]:
-    """The variables that move ports, by the ports that they have without."""
-    found = re.findall(r"\$\{(\w+_PORT):-(\d+)\}", FILE.read_text(encoding="utf-8"))
-    return {int(port): name for name, port in found}
+class Port(NamedTuple):
+    """A port of this machine that leads into a container.
+
+    Args:
+        service: whose container.
+        inside: the port in it.
+        published: the port of this machine.
+        variable: what moves it.
+    """
+
+    service: str
+    inside: int
+    published: int
+    variable: str
+
+
+def ports() -> list[Port]:
+    """The ports that the services without a profile take."""
+    variables = {
+        (service, int(inside)): variable
+        for service, config in _config("--no-interpolate").items()
+        for variable, inside in re.findall(r"\$\{(\w+):-\d+\}:(\d+)", " ".join(config.get("ports", [])))
+    }
+    return [
+        Port(service, port["target"], int(port["published"]), variables[service, port["target"]])
+        for service, config in services().items()
+        for port in config.get("ports", [])
+    ]

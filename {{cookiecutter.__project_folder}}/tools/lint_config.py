@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.compose import ROOT, DockerError, resolved
+from tools.compose import ROOT, DockerError, services
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def failures(chosen: Iterable[str]) -> Iterator[str]:
     Raises:
         DockerError: a checker cannot be run, or Compose refuses its file.
     """
-    services = resolved()["services"]
+    known = services()
     for check in CHECKS:
         if check.service not in chosen or not check.folder.exists():
             continue
-        done = subprocess.run(check.command(services), cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(check.command(known), cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             yield f"{check.name}\n{done.stdout}{done.stderr}"
         else:

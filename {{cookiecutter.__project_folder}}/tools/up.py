@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
-from tools.compose import ROOT, DockerError, docker, published, resolved, variables, version
+from tools.compose import ROOT, DockerError, Port, docker, ports, services, version
 
 # `start_interval` of health checks came with these.
 ENGINE = (25, 0)
@@ -56,9 +56,9 @@ def engine_problems(docker: Callable[..., str] = docker) -> list[str]:
     return problems
 
 
-def memory_problems(services: Mapping[str, Any], available: int) -> list[str]:
+def memory_problems(known: Mapping[str, Any], available: int) -> list[str]:
     """Whether the engine has the memory, in bytes, that the services need."""
-    limits = sum(int(service.get("mem_limit", 0)) for service in services.values())
+    limits = sum(int(service.get("mem_limit", 0)) for service in known.values())
     needed = int(limits * SHARE_OF_LIMITS)
     if available >= needed:
         return []
@@ -78,15 +78,13 @@ def is_free(port: int) -> bool:
     return True
 
 
-def port_problems(wanted: Mapping[int, str], ours: Container[int], free: Callable[[int], bool]) -> list[str]:
-    """Ports that others have taken: each in `wanted`, with its service, but for those that this stack has already."""
-    names = variables()
+def port_problems(wanted: Iterable[Port], ours: Container[int], free: Callable[[int], bool]) -> list[str]:
+    """Ports that others have taken, but for those that this stack has already."""
     return [
-        f"Port {port} is taken, and {service} needs it. Who has it: ss -ltnp 'sport = :{port}' (macOS: lsof -i "
-        f":{port}). Another for {service}: {names.get(port, 'set its variable in docker-compose.yml to one')}"
-        + (f"={port + 10_000} make up" if port in names else "")
-        for port, service in wanted.items()
-        if port not in ours and not free(port)
+        f"Port {number} is taken, and {port.service} needs it. Who has it: ss -ltnp 'sport = :{number}' (macOS: lsof -i "
+        f":{number}). To take another: {port.variable}={number % 50_000 + 10_000} make up"
+        for port in wanted
+        if (number := port.published) not in ours and not free(number)
     ]
 
 
@@ -104,23 +102,17 @@ def problems() -> list[str]:
     found = engine_problems()
     if found:
         return found
-    services = resolved()["services"]
     memory = int(docker("info", "--format", "{" + "{.MemTotal}}"))
-    return memory_problems(services, memory) + port_problems(published(services), running_ports(), is_free)
+    return memory_problems(services(), memory) + port_problems(ports(), running_ports(), is_free)
 
 
-def port_of(services: Mapping[str, Any], service: str, inside: int) -> int | None:
-    """The port of this machine that leads to a port inside a service, if there is such a service."""
-    ports = services.get(service, {}).get("ports", [])
-    return next((int(port["published"]) for port in ports if port["target"] == inside), None)
-
-
-def links(services: Mapping[str, Any]) -> str:
+def links(known: Iterable[Port]) -> str:
     """Where a person looks, a line each."""
+    published = {(port.service, port.inside): port.published for port in known}
     found = [
-        (f"http://localhost:{port}{path}", text)
+        (f"http://localhost:{published[service, inside]}{path}", text)
         for service, inside, path, text in LINKS
-        if (port := port_of(services, service, inside))
+        if (service, inside) in published
     ]
     widest = max(len(address) for address, _ in found)
     return "".join(f"  {address:{widest}}  {text}\n" for address, text in found)
@@ -154,14 +146,14 @@ def main() -> int:
         if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
             sys.stderr.write("Not all of it serves: `docker compose ps --all` says what, `docker compose logs` why.\n")
             return code
-        services = resolved()["services"]
-        for service, inside in CHECKED_FROM_OUTSIDE:
-            if port := port_of(services, service, inside):
-                wait_until_healthy(service, port)
+        known = ports()
+        for port in known:
+            if (port.service, port.inside) in CHECKED_FROM_OUTSIDE:
+                wait_until_healthy(port.service, port.published)
     except DockerError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"\n{links(services)}\n`docker compose logs -f app` shows what it says, `make down` stops it.\n")
+    sys.stdout.write(f"\n{links(known)}\n`docker compose logs -f app` shows what it says, `make down` stops it.\n")
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tools import lint_config
-from tools.compose import FILE, DockerError
+from tools.compose import ROOT, DockerError
 from tools.lint_config import Check
 
 SERVICES = {"prometheus": {"image": "prom/prometheus:v3"}}
@@ -61,7 +61,7 @@ def test_a_variable_that_names_no_program_is_told(check: Check, monkeypatch: pyt
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, *checks: Check, **services: Any) -> int:
     monkeypatch.setattr(lint_config, "CHECKS", checks)
-    monkeypatch.setattr(lint_config, "resolved", lambda: {"services": services})
+    monkeypatch.setattr(lint_config, "services", lambda: services)
     return lint_config.main(arguments)
 
 
@@ -94,7 +94,7 @@ def test_a_checker_that_cannot_be_had_fails(
     def without_docker() -> dict[str, Any]:
         raise DockerError("Docker is not installed")
 
-    monkeypatch.setattr(lint_config, "resolved", without_docker)
+    monkeypatch.setattr(lint_config, "services", without_docker)
 
     assert lint_config.main([]) == 1
     assert "Docker is not installed" in capsys.readouterr().err
@@ -102,4 +102,6 @@ def test_a_checker_that_cannot_be_had_fails(
 
 @pytest.mark.parametrize("check", lint_config.CHECKS, ids=lambda check: check.name)
 def test_each_checker_has_a_folder_or_its_service_was_not_chosen(check: Check) -> None:
-    assert check.folder.is_dir() or f"\n  {check.service}:\n" not in FILE.read_text(encoding="utf-8")
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+
+    assert check.folder.is_dir() or f"\n  {check.service}:\n" not in compose

@@ -11,15 +11,10 @@ from typing import Any
 import pytest
 
 from tools import compose, up
-from tools.compose import DockerError
+from tools.compose import DockerError, Port
 
-SERVICES: dict[str, Any] = {
-    "app": {
-        "mem_limit": "268435456",
-        "ports": [{"target": 8000, "published": "8000"}, {"target": 9000, "published": "19000"}],
-    },
-    "db": {"mem_limit": "805306368"},
-}
+SERVICES: dict[str, Any] = {"app": {"mem_limit": "268435456"}, "db": {"mem_limit": "805306368"}}
+PORTS = [Port("app", 8000, 8000, "HTTP_PORT"), Port("app", 9000, 59000, "METRICS_PORT")]
 
 
 def docker_that_says(**answers: str | DockerError) -> Callable[..., str]:
@@ -109,19 +104,37 @@ def test_memory_is_judged_by_the_limits_of_all_services() -> None:
 
 
 def test_a_port_that_others_have_is_told_with_its_variable() -> None:
-    taken = {8000, 19000}
-    wanted = compose.published(SERVICES)
+    problems = up.port_problems(PORTS, ours=(), free=lambda _: False)
 
-    problems = up.port_problems(wanted, ours=set(), free=lambda port: port not in taken)
+    assert [problem.partition(".")[0] for problem in problems] == [
+        "Port 8000 is taken, and app needs it",
+        "Port 59000 is taken, and app needs it",
+    ]
+    assert [problem.rpartition(": ")[2] for problem in problems] == [
+        "HTTP_PORT=18000 make up",
+        "METRICS_PORT=19000 make up",
+    ]
 
-    assert len(problems) == 2
-    assert problems[0].startswith("Port 8000 is taken, and app needs it.")
-    assert problems[0].endswith("Another for app: HTTP_PORT=18000 make up")
-    assert problems[1].endswith("set its variable in docker-compose.yml to one")
+
+@pytest.mark.parametrize(("ours", "taken"), [((8000, 59000), ()), ((), (3000,)), ((8000,), (59000,))])
+def test_a_port_that_is_free_or_of_this_stack_is_no_obstacle(ours: tuple[int, ...], taken: tuple[int, ...]) -> None:
+    problems = up.port_problems(PORTS, ours, free=lambda port: port not in {*ours, *taken})
+
+    assert len(problems) == len({*taken} & {8000, 59000})
 
 
-def test_a_port_of_this_stack_is_no_obstacle() -> None:
-    assert up.port_problems({8000: "app"}, ours={8000}, free=lambda _: False) == []
+def test_ports_are_those_that_variables_give_and_each_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = ["127.0.0.1:${HTTP_PORT:-8000}:8000", "127.0.0.1:${METRICS_PORT:-9000}:9000"]
+    meant = [{"target": 8000, "published": "8000"}, {"target": 9000, "published": "59000"}]
+
+    def docker(*arguments: str) -> str:
+        ports = written if "--no-interpolate" in arguments else meant
+        return json.dumps({"services": {"app": {"ports": ports}, "db": {}}})
+
+    monkeypatch.setattr(compose, "docker", docker)
+
+    assert compose.ports() == PORTS
+    assert set(compose.services()) == {"app", "db"}
 
 
 def test_whether_a_port_is_free_is_asked_of_the_system() -> None:
@@ -144,8 +157,8 @@ def test_ports_of_running_containers_are_those_of_this_machine(lines: str, monke
 
 
 def test_links_lead_to_the_ports_that_services_really_have() -> None:
-    assert up.links(SERVICES) == (
-        "  http://localhost:8000/docs      the API\n  http://localhost:19000/metrics  its metrics\n"
+    assert up.links(PORTS) == (
+        "  http://localhost:8000/docs      the API\n  http://localhost:59000/metrics  its metrics\n"
     )
 
 
@@ -183,7 +196,8 @@ def test_all_obstacles_are_told_together_and_nothing_is_started(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(up, "engine_problems", list)
-    monkeypatch.setattr(up, "resolved", lambda: {"services": SERVICES})
+    monkeypatch.setattr(up, "services", lambda: SERVICES)
+    monkeypatch.setattr(up, "ports", lambda: PORTS)
     monkeypatch.setattr(up, "docker", docker_that_says(info="1000", compose=""))
     monkeypatch.setattr(up, "is_free", lambda _: False)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
@@ -192,4 +206,4 @@ def test_all_obstacles_are_told_together_and_nothing_is_started(
 
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "Nothing was started."
-    assert [line[:8] for line in said[1:]] == ["- The en", "- Port 8", "- Port 1"]
+    assert [line[:8] for line in said[1:]] == ["- The en", "- Port 8", "- Port 5"]
