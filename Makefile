@@ -26,11 +26,15 @@ demo: $(READY) ## Generate the default service, start it, and follow one request
 
 .PHONY: test
 test: $(READY) lint types ## Run the tests that need Python packages only
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci'
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci and not live'
 
 .PHONY: test-ci
 test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the OpenTelemetry Collector, other Pythons, the lock files
 	$(BIN)/python -m pytest -m ci
+
+.PHONY: test-live
+test-live: $(READY) ## Run the tests that build and run containers
+	$(BIN)/python -m pytest -m live
 
 .PHONY: test-all
 test-all: $(READY) ## Say what is missing for the longer tests, then run all tests

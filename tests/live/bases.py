@@ -27,9 +27,32 @@ SLIM_PACKAGES = ("ca-certificates", "netbase", "python3.13", "python3.13-venv", 
 
 # What the distroless image is made of.
 DISTROLESS_PACKAGES = tuple(
-    "base-files libbz2-1.0 libc6 libcrypt1 libdb5.3t64 libexpat1 libffi8 libgcc-s1 libgomp1 liblzma5 libncursesw6 "
-    "libpython3.13-minimal libpython3.13-stdlib libreadline8t64 libsqlite3-0 libssl3t64 libstdc++6 libtinfo6 libuuid1 "
-    "libzstd1 netbase python3.13-minimal tzdata zlib1g".split()
+    [
+        "base-files",
+        "libbz2-1.0",
+        "libc6",
+        "libcrypt1",
+        "libdb5.3t64",
+        "libexpat1",
+        "libffi8",
+        "libgcc-s1",
+        "libgomp1",
+        "liblzma5",
+        "libncursesw6",
+        "libpython3.13-minimal",
+        "libpython3.13-stdlib",
+        "libreadline8t64",
+        "libsqlite3-0",
+        "libssl3t64",
+        "libstdc++6",
+        "libtinfo6",
+        "libuuid1",
+        "libzstd1",
+        "netbase",
+        "python3.13-minimal",
+        "tzdata",
+        "zlib1g",
+    ]
 )
 
 
@@ -97,9 +120,13 @@ def _make(folder: Path, images: list[str], recipe: str) -> None:
     _run("chroot", str(slim), "python3.13", "-m", "venv", "/usr/local")
     shutil.copy(CERTIFICATES, slim / CERTIFICATES.relative_to("/"))
     if SLIM in images:
-        shutil.rmtree(slim / "var/cache/apt/archives")
+        for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+            shutil.rmtree(slim / name)
+            (slim / name).mkdir()
         path = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-        _import(slim, SLIM, recipe, f"ENV {path} PIP_CERT={CERTIFICATES} SSL_CERT_FILE={CERTIFICATES}", 'CMD ["python3"]')
+        _import(
+            slim, SLIM, recipe, f"ENV {path} PIP_CERT={CERTIFICATES} SSL_CERT_FILE={CERTIFICATES}", 'CMD ["python3"]'
+        )
     if DISTROLESS in images:
         bare = folder / "distroless"
         _unpack(slim, bare)
@@ -142,7 +169,8 @@ def _unpack(slim: Path, bare: Path) -> None:
     home = bare / "home/nonroot"
     home.mkdir(parents=True)
     os.chown(home, 65532, 65532)
-    _run("ldconfig", "-r", str(bare))
+    _run("ldconfig", "-X", "-r", str(bare))
+    shutil.rmtree(bare / "var/cache/ldconfig", ignore_errors=True)
 
 
 def _mirror() -> str:
