@@ -98,7 +98,9 @@ def _make(folder: Path, images: list[str], recipe: str) -> None:
     _run("chroot", str(slim), "python3.13", "-m", "venv", "/usr/local")
     shutil.copy(CERTIFICATES, slim / CERTIFICATES.relative_to("/"))
     if SLIM in images:
-        shutil.rmtree(slim / "var/cache/apt/archives")
+        for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+            shutil.rmtree(slim / name)
+            (slim / name).mkdir()
         path = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
         _import(
             slim, SLIM, recipe, f"ENV {path} PIP_CERT={CERTIFICATES} SSL_CERT_FILE={CERTIFICATES}", 'CMD ["python3"]'
@@ -145,7 +147,8 @@ def _unpack(slim: Path, bare: Path) -> None:
     home = bare / "home/nonroot"
     home.mkdir(parents=True)
     os.chown(home, 65532, 65532)
-    _run("ldconfig", "-r", str(bare))
+    _run("ldconfig", "-X", "-r", str(bare))
+    shutil.rmtree(bare / "var/cache/ldconfig", ignore_errors=True)
 
 
 def _mirror() -> str:

@@ -36,7 +36,7 @@ def compile_used(modules: Iterable[str]) -> None:
     sources = {path for path in imported | {*SERVICE.rglob("*.py")} if path.suffix == ".py"} - {Path(__file__)}
     # In a process of its own: what else is in memory shows in the bytes.
     command = [sys.executable, "-m", "compileall", "-qf", "--invalidation-mode", "unchecked-hash", "-i", "-"]
-    subprocess.run(command, input="\n".join(map(str, sorted(sources))), text=True, check=True)
+    subprocess.run(command, input="\n".join(map(str, sorted(sources))), text=True, check=True)  # noqa: S603
     for path in STANDARD_LIBRARY.rglob("*.pyc"):
         target = BYTE_CODE / path.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -10,6 +11,8 @@ from packaging.version import Version
 
 from app.core.config import FACTS, settings_table
 from tests.support import ROOT
+
+DOCKERFILES = sorted(ROOT.glob("docker/*/Dockerfile"))
 
 
 def test_the_project_is_named_like_the_service() -> None:
@@ -60,3 +63,24 @@ def test_both_locks_agree() -> None:
     everything = locked("requirements.txt")
 
     assert {name: everything.get(name) for name in locked("requirements-prod.txt")} == locked("requirements-prod.txt")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_an_image_says_what_the_service_is(dockerfile: Path) -> None:
+    text = dockerfile.read_text(encoding="utf-8")
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="((?:\\.|[^"])*)"', text))
+    stated = {name: re.sub(r"\\(.)", r"\1", labels[name]) for name in ("title", "description", "source")}
+
+    service = FACTS.service
+    assert stated == {"title": service.name, "description": service.description, "source": service.repository}
+    assert f"\nEXPOSE {FACTS.ports.http} {FACTS.ports.metrics}" in text
+
+
+def test_images_are_built_alike() -> None:
+    stages = [path.read_text(encoding="utf-8").partition("FROM ${BUILD_IMAGE} AS build\n")[2] for path in DOCKERFILES]
+    # What follows is each image's own, and so is the lock that it installs.
+    alike = {re.sub(r"requirements(-prod)?\.txt", "", stage.partition(" -exec strip")[0]) for stage in stages}
+
+    assert len(stages) == 3
+    assert len(alike) == 1
+    assert all("--require-hashes" in stage for stage in alike)
