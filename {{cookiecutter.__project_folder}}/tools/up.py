@@ -81,8 +81,8 @@ def is_free(port: int) -> bool:
 def port_problems(wanted: Iterable[Port], ours: Container[int], free: Callable[[int], bool]) -> list[str]:
     """Ports that others have taken, but for those that this stack has already."""
     return [
-        f"Port {number} is taken, and {port.service} needs it. Who has it: ss -ltnp 'sport = :{number}' (macOS: lsof -i "
-        f":{number}). To take another: {port.variable}={number % 50_000 + 10_000} make up"
+        f"Port {number} is taken, and {port.service} needs it. Who has it: ss -ltnp 'sport = :{number}' (on macOS: "
+        f"lsof -i :{number}). To take another: {port.variable}={number % 50_000 + 10_000} make up"
         for port in wanted
         if (number := port.published) not in ours and not free(number)
     ]
