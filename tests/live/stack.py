@@ -57,6 +57,7 @@ class Stack:
         self.environment = os.environ | {variable: str(port) for variable, port in self.ports.items()}
         self.environment |= {"COMPOSE_PROJECT_NAME": name, "COMPOSE_PROGRESS": "quiet"}
         self.absent: frozenset[str] = frozenset()
+        self.stood_in: frozenset[str] = frozenset()
         self.said = ""
 
     def prepare(self) -> None:
@@ -68,6 +69,11 @@ class Stack:
         makers = {**standins.MAKERS, "grafana/loki": standins.loki(image)}
         self.absent = standins.prepare(self.project / "docker-compose.yml", override, makers)
         self.environment["COMPOSE_FILE"] = f"docker-compose.yml{os.pathsep}{override}"
+        self.stood_in = frozenset(
+            service
+            for service, config in self.config().items()
+            if "build" not in config and not standins.is_upstream(config["image"])
+        )
 
     def up(self) -> None:
         """Start it as the README says; what that prints is kept in `said`."""

@@ -154,6 +154,11 @@ def _instead(dumper: yaml.Dumper, instead: Instead) -> yaml.Node:
 yaml.add_representer(Instead, _instead)
 
 
+def is_upstream(image: str) -> bool:
+    """Whether the image that bears this name here is no stand-in of ours."""
+    return LABEL not in (json.loads(run("docker", "image", "inspect", image))[0]["Config"]["Labels"] or {})
+
+
 def is_pulled(image: str) -> bool:
     """Whether the upstream image is here now."""
     return subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, check=False).returncode == 0

@@ -17,13 +17,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import yaml
+import queries
 from conftest import ROOT
+from queries import SERVICE
 from stack import Stack, tags_of, wait_for
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("stack")]
 
-SERVICE = "sre-demo-api"
 WATCHERS = ("otel-collector", "loki", "jaeger", "prometheus", "alertmanager", "cadvisor")
 
 # What people ask, as the documents have it.
@@ -155,26 +155,9 @@ def test_the_memory_limits_of_containers_are_measured(stack: Stack) -> None:
     assert wait_for(lambda: stack.value(limit), "cAdvisor does not see the service") == 256 * 1024 * 1024
 
 
-def dashboards() -> list[Path]:
-    return sorted((ROOT / "{{cookiecutter.__project_folder}}").glob("observability/grafana/dashboards/*.json"))
-
-
-def questions() -> list[Any]:
-    """Each query of each panel: dashboard, panel, data source and query, as a person chooses the service there."""
-    chosen = {"service": SERVICE, "job": SERVICE, "__rate_interval": "1m", "__range": "5m"}
-    return [
-        pytest.param(
-            target["datasource"]["type"],
-            re.sub(r"\$\{?(\w+)\}?", lambda found: chosen[found[1]], target["expr"]),
-            id=f"{path.stem}: {panel['title']} {target['refId']}",
-        )
-        for path in dashboards()
-        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]
-        for target in panel.get("targets", [])
-    ]
-
-
-@pytest.mark.parametrize(("kind", "query"), questions())
+@pytest.mark.parametrize(
+    ("kind", "query"), [pytest.param(kind, query, id=name) for name, kind, query in queries.of_panels()]
+)
 def test_every_panel_has_data(kind: str, query: str, outage: Stack) -> None:
     ask: Callable[[], Any] = (
         (lambda: outage.loki(query)) if kind == "loki" else lambda: outage.prometheus(query)["result"]
@@ -184,19 +167,16 @@ def test_every_panel_has_data(kind: str, query: str, outage: Stack) -> None:
 
 
 def test_a_dashboard_offers_the_service_and_finds_its_job(stack: Stack) -> None:
-    for path in dashboards():
-        board = json.loads(path.read_text(encoding="utf-8"))
+    for file, board in queries.dashboards().items():
         asked = {one["name"]: one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"}
         for name, query in asked.items():
             series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()  # type: ignore[union-attr]
             result = stack.prometheus(series.replace("$service", SERVICE))["result"]
-            assert {one["metric"][label] for one in result} == {SERVICE}, (path.name, name)
+            assert {one["metric"][label] for one in result} == {SERVICE}, (file, name)
 
 
 def test_the_links_between_signals_lead_to_the_same_request(stack: Stack, request_id: str) -> None:
-    path = stack.project / "observability" / "grafana" / "provisioning" / "datasources" / "datasources.yaml"
-    text = path.read_text(encoding="utf-8").replace("$$", "$")
-    sources = {one["uid"]: one for one in yaml.safe_load(text)["datasources"]}
+    sources = queries.data_sources(stack.project)
     for source in sources.values():
         service, port = re.fullmatch(r"http://([\w-]+):(\d+)", source["url"]).groups()  # type: ignore[union-attr]
         ports = stack.config()[service].get("ports", [])
@@ -401,18 +381,49 @@ def test_an_engine_that_does_not_answer_is_told_with_what_to_do(stack: Stack) ->
     assert "The Docker engine does not answer. Start it" in done.stderr
 
 
-def test_without_the_stack_the_service_and_its_database_still_start(cookies_session: Any) -> None:
-    answers = {"observability_stack": "no", "project_slug": "alone"}
-    project = Path(cookies_session.bake(template=str(ROOT), extra_context=answers).project_path)
+@pytest.mark.parametrize(
+    ("answers", "services"),
+    [
+        ({"observability_stack": "no"}, {"app", "db", "migrate"}),
+        ({"observability_stack": "no", "database": "none", "production_image": "standard"}, {"app"}),
+    ],
+    ids=["postgresql, distroless", "none, standard"],
+)
+def test_without_the_stack_the_service_still_starts(
+    answers: dict[str, str], services: set[str], cookies_session: Any
+) -> None:
+    context = answers | {"project_slug": "alone"}
+    project = Path(cookies_session.bake(template=str(ROOT), extra_context=context).project_path)
     stack = Stack(project, f"alone-{uuid4().hex[:8]}")
     try:
         stack.prepare()
         stack.up()
 
-        assert set(stack.containers()) == {"app", "db", "migrate"}
+        assert set(stack.containers()) == services
         assert stack.ask("alone").status == 200
         assert set(stack.ports) == {"HTTP_PORT", "METRICS_PORT", "DEV_PORT", "DEBUG_PORT"}
-        assert "/docs" in stack.said
+        assert re.findall(r"http://localhost:(\d+)", stack.said) == [
+            str(stack.ports["HTTP_PORT"]),
+            str(stack.ports["METRICS_PORT"]),
+        ]
     finally:
         stack.remove()
     assert stack.leftovers() == []
+
+
+def test_the_code_on_disk_runs_beside_it_and_restarts_at_a_save(stack: Stack) -> None:
+    facts = stack.project / "app" / "service.toml"
+    stack.compose("up", "--detach", "--build", "--wait", "dev")
+    assert stack.client("DEV_PORT").send("GET", "/api/v1/items").status == 200
+
+    text = facts.read_text(encoding="utf-8")
+    facts.write_text(text.replace('title = "SRE Demo API"', 'title = "Saved"'), encoding="utf-8")
+    try:
+        wait_for(
+            lambda: '"title":"Saved"' in stack.client("DEV_PORT").send("GET", "/openapi.json").body,
+            "what was saved is not served",
+        )
+        assert '"title":"SRE Demo API"' in stack.client("HTTP_PORT").send("GET", "/openapi.json").body
+    finally:
+        facts.write_text(text, encoding="utf-8")
+        stack.compose("--profile=dev", "rm", "--stop", "--force", "dev")

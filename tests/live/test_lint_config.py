@@ -1,0 +1,82 @@
+"""`make lint-config` of a service: each program takes the file that it will read, and refuses it when it is broken."""
+
+import os
+import subprocess
+from uuid import uuid4
+
+import bases
+import pytest
+from conftest import Bake
+from stack import Stack
+from test_service import CACHE, default_python, environment_name, make
+
+pytestmark = pytest.mark.live
+
+SERVICES = ["prometheus", "alertmanager", "otel-collector", "jaeger", "loki"]
+
+
+@pytest.fixture
+def stack(bake: Bake) -> Stack:
+    """A service whose images are there, not started."""
+    bases.require()
+    stack = Stack(bake(), f"lint-{uuid4().hex[:8]}")
+    stack.prepare()
+    make(stack.project)
+    return stack
+
+
+def lint(stack: Stack, *services: str) -> "subprocess.CompletedProcess[str]":
+    """Run what `make lint-config` runs, for these services."""
+    python = CACHE / environment_name(stack.project, default_python()) / "bin" / "python"
+    command = [str(python), "-m", "tools.lint_config", *services]
+    return subprocess.run(
+        command, cwd=stack.project, env=stack.environment, capture_output=True, text=True, check=False
+    )
+
+
+def judged(stack: Stack) -> list[str]:
+    """The services whose programs are here: a stand-in for Loki cannot judge Loki's file, unless `LOKI` names one."""
+    return [name for name in SERVICES if name != "loki" or "loki" not in stack.stood_in or os.environ.get("LOKI")]
+
+
+def test_every_program_takes_its_file(stack: Stack) -> None:
+    done = lint(stack, *judged(stack))
+
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(judged(stack)) + 1
+
+
+@pytest.mark.parametrize(
+    ("file", "was", "becomes", "told"),
+    [
+        ("prometheus/prometheus.yml", "scrape_interval: 5s", "scrape_interval: often", "not a valid duration"),
+        ("prometheus/alerts-stack.yml", "expr: up == 0", "expr: up ==", "could not parse expression"),
+        ("prometheus/alerts-stack.yml", "for: 1m", "for: 9m", "FAILED"),
+        ("alertmanager/alertmanager.yml", "receiver: page", "receiver: nobody", 'undefined receiver "nobody"'),
+        ("otel-collector/config.yaml", "exporters: [otlp_http/loki]", "exporters: [loki]", "loki"),
+        ("otel-collector/config.yaml", "ParseJSON(log.body)", "ParseJSN(log.body)", "ParseJSN"),
+        ("jaeger/jaeger.yaml", "trace_storage: memory", "trace_store: memory", "trace_store"),
+    ],
+)
+def test_a_broken_file_is_refused_in_the_words_of_its_program(
+    file: str, was: str, becomes: str, told: str, stack: Stack
+) -> None:
+    path = stack.project / "observability" / file
+    text = path.read_text(encoding="utf-8")
+    assert was in text
+    path.write_text(text.replace(was, becomes, 1), encoding="utf-8")
+
+    done = lint(stack, path.parent.name)
+
+    assert done.returncode == 1
+    assert told in done.stderr, done.stderr
+
+
+def test_a_broken_compose_file_is_refused_in_the_words_of_compose(stack: Stack) -> None:
+    path = stack.project / "docker-compose.yml"
+    path.write_text(path.read_text(encoding="utf-8").replace("restart: unless-stopped", "restart: [never]", 1))
+
+    done = lint(stack)
+
+    assert done.returncode == 1
+    assert "restart" in done.stderr
