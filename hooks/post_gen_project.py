@@ -220,7 +220,9 @@ def closing_message(
 def spelled(name: str, answers: Mapping[str, Any]) -> str:
     """Return the answer as a person would give it."""
     answer = answers[name]
-    return f"{name} = {({True: 'yes', False: 'no'}[answer] if isinstance(answer, bool) else answer)}"
+    if isinstance(answer, bool):
+        answer = "yes" if answer else "no"
+    return f"{name} = {answer}"
 
 
 def shortened(paths: Sequence[str]) -> str:

@@ -29,14 +29,22 @@ START_SECONDS = 60
 
 def compile_used(modules: Iterable[str]) -> None:
     """Compile what a service imports, and these modules, which it may; then set all times and modes."""
+    sources = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        # Also imports that fail, for want of an optional package: each start would compile the module again.
+        if event == "exec":
+            sources.add(getattr(arguments[0], "co_filename", None))
+
+    sys.addaudithook(note)
     for module in modules:
         __import__(module)
     start_and_stop()
-    imported = {Path(file) for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
-    sources = {path for path in imported | {*SERVICE.rglob("*.py")} if path.suffix == ".py"} - {Path(__file__)}
+    candidates = {Path(file) for file in sources if file} | {*SERVICE.rglob("*.py")}
+    files = sorted(str(path) for path in candidates - {Path(__file__)} if path.suffix == ".py" and path.is_file())
     # In a process of its own: what else is in memory shows in the bytes.
     command = [sys.executable, "-m", "compileall", "-qf", "--invalidation-mode", "unchecked-hash", "-i", "-"]
-    subprocess.run(command, input="\n".join(map(str, sorted(sources))), text=True, check=True)  # noqa: S603
+    subprocess.run(command, input="\n".join(files), text=True, check=True)  # noqa: S603
     for path in STANDARD_LIBRARY.rglob("*.pyc"):
         target = BYTE_CODE / path.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
