@@ -9,7 +9,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from app.core.config import FACTS, settings_table
+from app.core.config import FACTS, Environment, Settings, settings_table
+from app.core.lifecycle import exit_seconds
 from tests.support import ROOT
 
 DOCKERFILES = sorted(ROOT.glob("docker/*/Dockerfile"))
@@ -84,3 +85,38 @@ def test_images_are_built_alike() -> None:
     assert len(stages) == 3
     assert len(alike) == 1
     assert all("--require-hashes" in stage for stage in alike)
+
+
+def test_the_compose_file_says_what_the_service_is() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    ports = dict(re.findall(r"\$\{(HTTP_PORT|METRICS_PORT):-(\d+)\}:\2\n", text))
+
+    assert f'\nname: "{FACTS.service.name}"\n' in text
+    assert ports == {"HTTP_PORT": str(FACTS.ports.http), "METRICS_PORT": str(FACTS.ports.metrics)}
+
+
+def test_a_container_has_the_time_that_the_service_needs_to_stop() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    service = text.partition("x-service:")[2].partition("\n\n")[0]
+    (seconds,) = re.findall(r"stop_grace_period: (\d+)s", service)
+
+    assert int(seconds) > exit_seconds(Settings(environment=Environment.TEST))
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "fact"),
+    [
+        ("prometheus.yml", r'job_name: "(.+)"', FACTS.service.name),
+        ("prometheus.yml", r"targets: \[app:(\d+)\]", str(FACTS.ports.metrics)),
+        ("alerts-stack.yml", r'team: "(.+)"', FACTS.service.team),
+        ("alerts-stack.yml", r"runbook_url: (.+)/blob/", FACTS.service.repository),
+    ],
+)
+def test_prometheus_is_told_what_the_service_is(file: str, pattern: str, fact: str) -> None:
+    path = ROOT / "observability" / "prometheus" / file
+    if not path.exists():
+        assert "prometheus:" not in (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+        return
+    stated = set(re.findall(pattern, path.read_text(encoding="utf-8")))
+
+    assert stated == {fact}
