@@ -133,11 +133,24 @@ def test_a_service_without_a_database_does_not_mention_one(bake: Bake) -> None:
 
 
 @pytest.mark.parametrize(
-    "answers", [{"license": "Proprietary"}, {"license": "MIT", "database": "none"}, {"license": "Apache-2.0"}], ids=str
+    "answers",
+    # Each pair of choices is in one of them.
+    [
+        {"license": "Proprietary"},
+        {"license": "Proprietary", "database": "none", "observability_stack": "no", "production_image": "standard"},
+        {"license": "MIT", "database": "none"},
+        {"license": "MIT", "observability_stack": "no", "production_image": "standard"},
+        {"license": "Apache-2.0", "database": "none", "production_image": "standard"},
+        {"license": "Apache-2.0", "observability_stack": "no"},
+    ],
+    ids=str,
 )
-def test_text_files_end_their_lines_the_same_way_everywhere(answers: dict[str, str], bake: Bake) -> None:
+def test_every_file_parses_and_text_ends_its_lines_the_same_way_whatever_is_chosen(
+    answers: dict[str, str], bake: Bake
+) -> None:
     untidy = []
     project = bake(**answers)
+    assert problems(project) == []
     for path in files(project):
         text = text_of(path)
         if not text:
