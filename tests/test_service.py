@@ -137,7 +137,7 @@ def test_the_tests_run_as_the_readme_says_without_make(project: Path) -> None:
 def test_everything_a_developers_commands_leave_behind_is_ignored_by_git(project: Path) -> None:
     run(["git", "init", "--quiet"], project)
     run(["git", "add", "--all"], project)
-    make(project, "lint")
+    make(project, "lint-code")
     shutil.copytree(project / "app", project / ".venv" / "app")
     (project / "items.db").touch()
 
