@@ -63,6 +63,7 @@ PRUNE = (
         option="observability_stack",
         kept_by=(True,),
         paths=(
+            "observability/alert-inbox",
             "observability/alertmanager",
             "observability/grafana/provisioning",
             "observability/jaeger",

@@ -5,6 +5,7 @@ instead where a variable holds its path: PROMTOOL, AMTOOL, LOKI, OTELCOL or JAEG
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ class Check:
         service: the one in `docker-compose.yml` whose image holds the program.
         variable: may hold the path of such a program on this machine.
         program: its path in the image.
-        arguments: its command line; `folder` stands for the folder, and `*` in a name for all files that fit.
+        arguments: its command line, quoted as for a shell; `folder` stands for the folder, and `*` in a name for all files that fit.
     """
 
     service: str
@@ -57,7 +58,7 @@ class Check:
         return [*container, services[self.service]["image"], *self._arguments("/checked")]
 
     def _arguments(self, folder: str) -> Iterator[str]:
-        for argument in self.arguments.split():
+        for argument in shlex.split(self.arguments):
             _, star, _ = argument.partition("*")
             if star:
                 files = sorted(self.folder.glob(argument.removeprefix("folder/")))
@@ -66,10 +67,17 @@ class Check:
                 yield argument.replace("folder", folder)
 
 
+# Fails when rendering does; `check-config` only parses.
+_NOTIFICATION = (
+    "--template.glob=folder/templates/notification.tmpl "
+    """--template.text='{{ template "notification.title" . }} {{ template "notification.text" . }}'"""
+)
+
 CHECKS = (
     Check("prometheus", "PROMTOOL", "/bin/promtool", "check config folder/prometheus.yml"),
     Check("prometheus", "PROMTOOL", "/bin/promtool", "test rules folder/tests/*.yml"),
     Check("alertmanager", "AMTOOL", "/bin/amtool", "check-config folder/alertmanager.yml"),
+    Check("alertmanager", "AMTOOL", "/bin/amtool", f"template render {_NOTIFICATION}"),
     Check("loki", "LOKI", "/usr/bin/loki", "-verify-config -config.file=folder/loki.yaml"),
     Check("otel-collector", "OTELCOL", "/otelcol-contrib", "validate --config=folder/config.yaml"),
     Check("jaeger", "JAEGER", "/cmd/jaeger/jaeger-linux", "validate --config=folder/jaeger.yaml"),
