@@ -5,6 +5,7 @@ instead where a variable holds its path: PROMTOOL, AMTOOL, LOKI, OTELCOL or JAEG
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -39,6 +40,12 @@ class Check:
         return ROOT / "observability" / self.service
 
     @property
+    def has_work(self) -> bool:
+        """Whether what it judges was chosen."""
+        named = re.findall(r"folder/([\w./-]+\.ya?ml)", self.arguments)
+        return self.folder.exists() and all((self.folder / file).exists() for file in named)
+
+    @property
     def name(self) -> str:
         """What it does, for people."""
         return f"{Path(self.program).name} {self.arguments.replace('folder', f'observability/{self.service}')}"
@@ -59,8 +66,7 @@ class Check:
 
     def _arguments(self, folder: str) -> Iterator[str]:
         for argument in shlex.split(self.arguments):
-            _, star, _ = argument.partition("*")
-            if star:
+            if "*" in argument:
                 files = sorted(self.folder.glob(argument.removeprefix("folder/")))
                 yield from (f"{folder}/{path.relative_to(self.folder)}" for path in files)
             else:
@@ -75,6 +81,7 @@ _NOTIFICATION = (
 
 CHECKS = (
     Check("prometheus", "PROMTOOL", "/bin/promtool", "check config folder/prometheus.yml"),
+    Check("prometheus", "PROMTOOL", "/bin/promtool", "check rules --lint-fatal folder/recording.yml folder/alerts.yml"),
     Check("prometheus", "PROMTOOL", "/bin/promtool", "test rules folder/tests/*.yml"),
     Check("alertmanager", "AMTOOL", "/bin/amtool", "check-config folder/alertmanager.yml"),
     Check("alertmanager", "AMTOOL", "/bin/amtool", f"template render {_NOTIFICATION}"),
@@ -90,9 +97,9 @@ def failures(chosen: Iterable[str]) -> Iterator[str]:
     Raises:
         DockerError: a checker cannot be run, or Compose refuses its file.
     """
-    known = services()
+    known = services(with_profiles=True)
     for check in CHECKS:
-        if check.service not in chosen or not check.folder.exists():
+        if check.service not in chosen or not check.has_work:
             continue
         done = subprocess.run(check.command(known), cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -61,7 +61,7 @@ def test_a_variable_that_names_no_program_is_told(check: Check, monkeypatch: pyt
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, *checks: Check, **services: Any) -> int:
     monkeypatch.setattr(lint_config, "CHECKS", checks)
-    monkeypatch.setattr(lint_config, "services", lambda: services)
+    monkeypatch.setattr(lint_config, "services", lambda **_: services)
     return lint_config.main(arguments)
 
 
@@ -78,6 +78,15 @@ def test_what_is_wrong_is_said_in_the_checkers_words_after_the_rest_was_judged(
     assert said.err == "\npromtool check bad.yml\ncheck bad.yml\nit is bad\n\n"
 
 
+def test_a_file_that_was_not_chosen_is_not_judged(
+    program: Path, check: Check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = Check("prometheus", "PROMTOOL", "/bin/promtool", "check config folder/bad.yml")
+
+    assert run([], monkeypatch, absent) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_only_the_services_that_are_named_are_judged(
     check: Check, program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +100,7 @@ def test_only_the_services_that_are_named_are_judged(
 def test_a_checker_that_cannot_be_had_fails(
     check: Check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def without_docker() -> dict[str, Any]:
+    def without_docker(**_: bool) -> dict[str, Any]:
         raise DockerError("Docker is not installed")
 
     monkeypatch.setattr(lint_config, "services", without_docker)
