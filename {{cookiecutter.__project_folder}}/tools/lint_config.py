@@ -25,7 +25,8 @@ class Check:
         service: the one in `docker-compose.yml` whose image holds the program.
         variable: may hold the path of such a program on this machine.
         program: its path in the image.
-        arguments: its command line, quoted as for a shell; `folder` stands for the folder, and `*` in a name for all files that fit.
+        arguments: its command line, quoted as for a shell; `folder` stands for the folder, and `*` in a name for all
+            files that fit.
     """
 
     service: str
