@@ -46,6 +46,7 @@ PRUNE = (
             "app/storage/schema.py",
             "app/storage/sql_tracing.py",
             "docs/runbooks/backup-and-restore.md",
+            "docs/runbooks/database-pool-saturated.md",
             "observability/grafana/dashboards/database.json",
             "tests/contract/test_backup.py",
             "tests/contract/test_migrations.py",

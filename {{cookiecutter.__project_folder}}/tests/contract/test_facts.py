@@ -26,6 +26,15 @@ def test_the_team_owns_the_code() -> None:
     assert f"/{FACTS.service.team}" in (ROOT / "CODEOWNERS").read_text()
 
 
+def test_alertmanager_knows_the_team() -> None:
+    path = ROOT / "observability" / "alertmanager" / "alertmanager.yml"
+    if not path.exists():
+        assert "alertmanager:" not in (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+        return
+
+    assert re.findall(r'team="(.+)"', path.read_text(encoding="utf-8")) == [FACTS.service.team]
+
+
 def test_the_readme_lists_the_settings_as_they_are() -> None:
     assert settings_table() in (ROOT / "README.md").read_text(encoding="utf-8"), (
         "replace the table in README.md by what `python -m app settings` prints"
