@@ -124,3 +124,16 @@ def test_thresholds_are_those_of_the_objectives(
     assert thresholds["Errors"] == [None, pytest.approx(error_ratio / 2), pytest.approx(error_ratio)]
     assert thresholds["Error ratio by route"] == [None, pytest.approx(error_ratio)]
     assert thresholds["99th percentile"] == thresholds["Duration"] == [None, pytest.approx(seconds)]
+
+
+def test_every_alert_leads_to_a_dashboard_that_exists(default_project: Path) -> None:
+    rules = sorted((default_project / "observability" / "prometheus").glob("alerts*.yml"))
+    addresses = [
+        address for path in rules for address in re.findall(r"dashboard_url: (\S+)", path.read_text(encoding="utf-8"))
+    ]
+
+    assert len(addresses) > 20
+    # The stack's own alerts lead to pages of Prometheus and Alertmanager too.
+    grafana = [address for address in addresses if ":3000/" in address]
+    assert {address.removeprefix("http://localhost:3000/d/") for address in grafana} <= {*NAMES}
+    assert all(re.match(r"http://localhost:(3000|9090|9093)/", address) for address in addresses)

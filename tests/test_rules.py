@@ -270,7 +270,9 @@ def rules(project: Path) -> list[Mapping[str, Any]]:
 def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
     """The name of each series that an expression reads, with the labels that it selects by."""
     without_groups = re.sub(r"\b(by|on|without|ignoring)\s*\([^)]*\)", " ", expression)
-    for name, call, matchers in re.findall(r"(?<![\w:\"\[.])([a-zA-Z_:][\w:]*)\s*(\()?(\{[^}]*\})?", unquoted(without_groups)):
+    for name, call, matchers in re.findall(
+        r"(?<![\w:\"\[.])([a-zA-Z_:][\w:]*)\s*(\()?(\{[^}]*\})?", unquoted(without_groups)
+    ):
         if not call and name not in KEYWORDS:
             yield name, set(re.findall(r"(\w+)\s*[=!]", matchers))
 
