@@ -77,8 +77,8 @@ class Check:
 
 # Fails when rendering does; `check-config` only parses.
 _NOTIFICATION = (
-    "--template.glob=folder/templates/notification.tmpl "
-    """--template.text='{{ template "notification.title" . }} {{ template "notification.text" . }}'"""
+    """--template.text='{{ template "notification.title" . }} {{ template "notification.text" . }}' """
+    "--template.glob=folder/templates/notification.tmpl"
 )
 
 CHECKS = (
