@@ -75,7 +75,7 @@ class Check:
 
 CHECKS = (
     Check("prometheus", "PROMTOOL", "/bin/promtool", "check config folder/prometheus.yml"),
-    Check("prometheus", "PROMTOOL", "/bin/promtool", "check rules --lint-fatal folder/recording.yml folder/alerts*.yml"),
+    Check("prometheus", "PROMTOOL", "/bin/promtool", "check rules --lint-fatal folder/recording.yml folder/alert*.yml"),
     Check("prometheus", "PROMTOOL", "/bin/promtool", "test rules folder/tests/*.yml"),
     Check("alertmanager", "AMTOOL", "/bin/amtool", "check-config folder/alertmanager.yml"),
     Check("loki", "LOKI", "/usr/bin/loki", "-verify-config -config.file=folder/loki.yaml"),
