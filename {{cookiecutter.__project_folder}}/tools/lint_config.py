@@ -83,9 +83,7 @@ _NOTIFICATION = (
 
 CHECKS = (
     Check("prometheus", "PROMTOOL", "/bin/promtool", "check config folder/prometheus.yml"),
-    Check(
-        "prometheus", "PROMTOOL", "/bin/promtool", "check rules --lint-fatal folder/recording.yml folder/alerts*.yml"
-    ),
+    Check("prometheus", "PROMTOOL", "/bin/promtool", "check rules --lint-fatal folder/recording.yml folder/alert*.yml"),
     Check("prometheus", "PROMTOOL", "/bin/promtool", "test rules folder/tests/*.yml"),
     Check("alertmanager", "AMTOOL", "/bin/amtool", "check-config folder/alertmanager.yml"),
     Check("alertmanager", "AMTOOL", "/bin/amtool", f"template render {_NOTIFICATION}"),
