@@ -576,7 +576,7 @@ def test_the_inbox_refuses_what_is_no_notification_and_serves_on(
     environment = {"HTTP_PORT": address.rpartition(":")[2]}
 
     def is_healthy() -> bool:
-        command = [sys.executable, "-c", check]
+        command = [sys.executable, "-B", "-c", check]
         return subprocess.run(command, cwd=default_project, env=environment, check=False).returncode == 0
 
     deadline = time.monotonic() + PATIENCE_SECONDS
