@@ -72,7 +72,7 @@ lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
 
 .PHONY: clean
 clean: ## Remove environments, caches and the demo
-	rm -rf $(VENV) .cache .demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): requirements.txt
 	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or newer with venv was found. Install one (Debian: python3-venv) or set PYTHON.' >&2; exit 1; }

@@ -2,11 +2,13 @@
 
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
+import components
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Bake
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not any(part.startswith((".", "{{")) for part in path.parts))
@@ -20,11 +22,31 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_links_of_a_generated_service_lead_to_files_that_exist(default_project: Path) -> None:
-    for document in default_project.rglob("*.md"):
+@pytest.mark.parametrize("answers", [{}, {"database": "none", "observability_stack": "no"}], ids=str)
+def test_links_of_a_generated_service_lead_to_files_that_exist(answers: dict[str, str], bake: Bake) -> None:
+    for document in bake(**answers).rglob("*.md"):
         links = LINK.findall(document.read_text(encoding="utf-8"))
 
         assert [link for link in links if not (document.parent / link).exists()] == [], document
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("threshold", ["5", "300", "1000"])
+def test_every_promql_query_in_a_document_of_a_service_parses(threshold: str, bake: Bake) -> None:
+    promtool = components.build("prometheus") / "promtool"
+    documents = sorted(bake(slo_latency_ms=threshold).rglob("*.md"))
+    blocks = [
+        block
+        for document in documents
+        for block in re.findall(r"^ *```promql\n(.*?)^ *```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    queries = {line.strip() for block in blocks for line in block.splitlines()}
+
+    assert len(queries) > 40
+    for query in queries:
+        command = [promtool, "--experimental", "promql", "format", query]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{query}\n{done.stderr}"
 
 
 def test_the_readme_asks_the_questions_that_the_template_asks() -> None:

@@ -133,6 +133,7 @@ def test_the_database_decides_about_exactly_its_own_files(bake: Bake) -> None:
         "app/storage/sql_tracing.py",
         "app/storage/sql.py",
         "docs/runbooks/backup-and-restore.md",
+        "docs/runbooks/database-pool-saturated.md",
         "observability/grafana/dashboards/database.json",
     }
 
@@ -426,7 +427,7 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
         "            database = none",
         "            observability_stack = yes",
         "            license = MIT",
-        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 14 more (database = none)",
+        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 15 more (database = none)",
         "            NOTICE (license = MIT)",
         f"  Updates:  linked to {template} at {link['commit'][:7]}",
         "            to get them, run: cruft update",

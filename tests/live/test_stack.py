@@ -342,18 +342,55 @@ def test_a_request_waits_for_no_part_of_the_stack(stack: Stack) -> None:
     assert not set(stack.config()["app"]["depends_on"]) & set(WATCHERS)
 
 
-def test_a_service_that_is_gone_is_told_by_an_alert(stack: Stack) -> None:
-    def firing() -> set[str]:
-        answer = stack.client("ALERTMANAGER_PORT").send("GET", "/api/v2/alerts?active=true")
-        alerts = [alert["labels"] for alert in json.loads(answer.body)]
-        return {alert.get("job", "") for alert in alerts if alert["alertname"] == "StackTargetDown"}
+def firing(stack: Stack, name: str) -> set[str]:
+    """The jobs of the alerts of this name that Alertmanager has now."""
+    answer = stack.client("ALERTMANAGER_PORT").send("GET", "/api/v2/alerts?active=true")
+    labels = [alert["labels"] for alert in json.loads(answer.body)]
+    return {one.get("job", "") for one in labels if one["alertname"] == name}
 
+
+def test_a_part_that_is_gone_is_told_by_an_alert_which_ends_when_it_is_back(stack: Stack) -> None:
     stack.compose("stop", "jaeger")
     try:
-        wait_for(lambda: "jaeger" in firing(), "no alert arrived at Alertmanager", patience=120)
+        wait_for(lambda: "jaeger" in firing(stack, "StackTargetDown"), "no alert arrived at Alertmanager", patience=120)
     finally:
         stack.compose("start", "jaeger")
+
+    wait_for(lambda: not firing(stack, "StackTargetDown"), "the alert does not end", patience=120)
     wait_for(lambda: not stack.unhealthy(), "the stack does not recover")
+
+
+def test_a_page_goes_all_the_way_from_the_fault_to_whom_it_concerns(stack: Stack) -> None:
+    before = stack.compose("logs", "--no-log-prefix", "alert-inbox").count("PAGE AvailabilityErrorBudgetBurn")
+    stack.compose("stop", "db")
+    try:
+        wait_for(
+            lambda: (
+                stack.compose("logs", "--no-log-prefix", "alert-inbox").count("PAGE AvailabilityErrorBudgetBurn")
+                > before
+            ),
+            "nobody was paged",
+            patience=180,
+        )
+    finally:
+        stack.compose("start", "db")
+    wait_for(lambda: stack.ask("recovered").status == 200, "the service does not recover")
+
+    said = stack.compose("logs", "--no-log-prefix", "alert-inbox").splitlines()
+    (first, *_) = [number for number, line in enumerate(said) if "PAGE AvailabilityErrorBudgetBurn" in line]
+    page = "\n".join(said[first : first + 4])
+    assert "(to page)" in page
+    # What it says leads to a page that says what to do, and to a dashboard that shows it.
+    runbook = re.search(r"runbook: https://github.com/example-org/sre-demo-api/blob/main/(\S+)", page)
+    dashboard = re.search(r"dashboard: http://localhost:3000/d/([\w-]+)", page)
+    assert runbook
+    assert dashboard
+    assert (stack.project / runbook[1]).is_file()
+    assert dashboard[1] in queries.dashboards()
+
+
+def test_the_heartbeat_is_heard(stack: Stack) -> None:
+    wait_for(lambda: "heartbeat" in stack.compose("logs", "alert-inbox"), "nobody hears the heartbeat", patience=120)
 
 
 def test_ports_that_are_taken_are_named_with_their_variables(stack: Stack) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,14 +47,15 @@ def version(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _config(*flags: str) -> dict[str, Any]:
-    described: dict[str, Any] = json.loads(docker("compose", "config", *flags, "--format", "json"))["services"]
-    return described
+def _config(*flags: str, profiles: Sequence[str] = ()) -> dict[str, Any]:
+    described = docker("compose", *profiles, "config", *flags, "--format", "json")
+    found: dict[str, Any] = json.loads(described)["services"]
+    return found
 
 
-def services() -> dict[str, Any]:
-    """The services without a profile, with anchors and variables resolved."""
-    return _config()
+def services(*, with_profiles: bool = False) -> dict[str, Any]:
+    """The services that are started unless told otherwise, or all; with anchors and variables resolved."""
+    return _config(profiles=["--profile", "*"] if with_profiles else [])
 
 
 class Port(NamedTuple):

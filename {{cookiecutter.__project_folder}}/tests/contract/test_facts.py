@@ -26,6 +26,15 @@ def test_the_team_owns_the_code() -> None:
     assert f"/{FACTS.service.team}" in (ROOT / "CODEOWNERS").read_text()
 
 
+def test_alertmanager_knows_the_team() -> None:
+    path = ROOT / "observability" / "alertmanager" / "alertmanager.yml"
+    if not path.exists():
+        assert "alertmanager:" not in (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+        return
+
+    assert re.findall(r'team="(.+)"', path.read_text(encoding="utf-8")) == [FACTS.service.team]
+
+
 def test_the_readme_lists_the_settings_as_they_are() -> None:
     assert settings_table() in (ROOT / "README.md").read_text(encoding="utf-8"), (
         "replace the table in README.md by what `python -m app settings` prints"
@@ -112,6 +121,10 @@ def test_a_container_has_the_time_that_the_service_needs_to_stop() -> None:
         ("prometheus.yml", r"targets: \[app:(\d+)\]", str(FACTS.ports.metrics)),
         ("alerts-stack.yml", r'team: "(.+)"', FACTS.service.team),
         ("alerts-stack.yml", r"runbook_url: (.+)/blob/", FACTS.service.repository),
+        ("alerts.yml", r'team: "(.+)"', FACTS.service.team),
+        ("alerts.yml", r"runbook_url: (.+)/blob/", FACTS.service.repository),
+        ("alerts.yml", r'job="([^"]+)"', FACTS.service.name),
+        ("recording.yml", r'job="([^"]+)"', FACTS.service.name),
     ],
 )
 def test_prometheus_is_told_what_the_service_is(file: str, pattern: str, fact: str) -> None:
@@ -122,3 +135,15 @@ def test_prometheus_is_told_what_the_service_is(file: str, pattern: str, fact: s
     stated = set(re.findall(pattern, path.read_text(encoding="utf-8")))
 
     assert stated == {fact}
+
+
+def test_the_rules_measure_by_the_objectives() -> None:
+    rules = ROOT / "observability" / "prometheus"
+    recording, alerts = ((rules / name).read_text(encoding="utf-8") for name in ("recording.yml", "alerts.yml"))
+    slo = FACTS.slo
+    objectives = {slo.availability_percent, slo.latency_percent}
+
+    assert {float(bound) for bound in re.findall(r'le="([^"]+)"', recording)} == {slo.latency_threshold_ms / 1000}
+    for text in (recording, alerts):
+        stated = {float(share) * 100 for share in re.findall(r"\(1 - (0\.\d+)\)", text)}
+        assert sorted(stated) == pytest.approx(sorted(objectives))

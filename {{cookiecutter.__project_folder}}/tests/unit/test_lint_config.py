@@ -19,6 +19,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     monkeypatch.delenv("PROMTOOL", raising=False)
     tests = tmp_path / "observability" / "prometheus" / "tests"
     tests.mkdir(parents=True)
+    (tests.parent / "y").touch()
     for name in ("b.yml", "a.yml", "c.txt"):
         (tests / name).touch()
     return Check("prometheus", "PROMTOOL", "/bin/promtool", "test rules --x=folder/y folder/tests/*.yml")
@@ -59,29 +60,37 @@ def test_a_variable_that_names_no_program_is_told(check: Check, monkeypatch: pyt
         check.command(SERVICES)
 
 
+def test_an_image_that_the_compose_file_does_not_name_is_told_with_what_may_stand_for_it(check: Check) -> None:
+    with pytest.raises(DockerError, match="has no prometheus; PROMTOOL may name a program instead"):
+        check.command({})
+
+
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, *checks: Check, **services: Any) -> int:
     monkeypatch.setattr(lint_config, "CHECKS", checks)
-    monkeypatch.setattr(lint_config, "services", lambda: services)
+    monkeypatch.setattr(lint_config, "services", lambda **_: services)
     return lint_config.main(arguments)
 
 
 def test_what_is_wrong_is_said_in_the_checkers_words_after_the_rest_was_judged(
-    check: Check, program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    check: Check, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = Check("prometheus", "PROMTOOL", "/bin/promtool", "check bad.yml")
-    absent = Check("loki", "LOKI", "/usr/bin/loki", "-verify-config")
+    bad = Check("prometheus", "PROMTOOL", "/bin/promtool", "check bad folder/tests/a.yml")
+    absent = Check("prometheus", "PROMTOOL", "/bin/promtool", "check config folder/prometheus.yml")
 
     assert run([], monkeypatch, bad, check, absent) == 1
 
     said = capsys.readouterr()
+    judged = "observability/prometheus/tests/a.yml"
     assert said.out.startswith("promtool test rules")
-    assert said.err == "\npromtool check bad.yml\ncheck bad.yml\nit is bad\n\n"
+    assert said.err == f"\npromtool check bad {judged}\ncheck bad {tmp_path}/{judged}\nit is bad\n\n"
 
 
 def test_only_the_services_that_are_named_are_judged(
     check: Check, program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = Check("loki", "PROMTOOL", "/bin/promtool", "check bad.yml")
+    bad = Check("loki", "PROMTOOL", "/bin/promtool", "check bad folder/loki.yaml")
+    bad.folder.mkdir()
+    (bad.folder / "loki.yaml").touch()
 
     assert run(["prometheus"], monkeypatch, bad, check) == 0
     assert run(["grafana"], monkeypatch, bad, check) == 2
@@ -91,7 +100,7 @@ def test_only_the_services_that_are_named_are_judged(
 def test_a_checker_that_cannot_be_had_fails(
     check: Check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def without_docker() -> dict[str, Any]:
+    def without_docker(**_: bool) -> dict[str, Any]:
         raise DockerError("Docker is not installed")
 
     monkeypatch.setattr(lint_config, "services", without_docker)
@@ -101,7 +110,7 @@ def test_a_checker_that_cannot_be_had_fails(
 
 
 @pytest.mark.parametrize("check", lint_config.CHECKS, ids=lambda check: check.name)
-def test_each_checker_has_a_folder_or_its_service_was_not_chosen(check: Check) -> None:
+def test_each_checker_has_a_file_or_its_service_was_not_chosen(check: Check) -> None:
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 
-    assert check.folder.is_dir() or f"\n  {check.service}:\n" not in compose
+    assert check.chosen or f"\n  {check.service}:\n" not in compose

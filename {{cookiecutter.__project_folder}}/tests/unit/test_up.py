@@ -134,7 +134,7 @@ def test_ports_are_those_that_variables_give_and_each_has_its_own(monkeypatch: p
     monkeypatch.setattr(compose, "docker", docker)
 
     assert compose.ports() == PORTS
-    assert set(compose.services()) == {"app", "db"}
+    assert set(compose.services()) == set(compose.services(with_profiles=True)) == {"app", "db"}
 
 
 def test_whether_a_port_is_free_is_asked_of_the_system() -> None:
