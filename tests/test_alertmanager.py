@@ -410,8 +410,12 @@ def test_every_secret_is_a_file_and_the_tree_holds_none(default_project: Path) -
     held = {path.name: path.read_text() for path in (configuration(default_project).parent / "secrets").iterdir()}
     assert held == {"heartbeat_url": "http://alert-inbox:8000/heartbeat\n"}
     compose = yaml.safe_load((default_project / "docker-compose.yml").read_text(encoding="utf-8"))
-    mounted = "${ALERTMANAGER_SECRETS:-./observability/alertmanager/secrets}:/run/secrets:ro"
-    assert mounted in compose["services"]["alertmanager"]["volumes"]
+    assert {
+        "type": "bind",
+        "source": "${ALERTMANAGER_SECRETS:-./observability/alertmanager/secrets}",
+        "target": "/run/secrets",
+        "read_only": True,
+    } in compose["services"]["alertmanager"]["volumes"]
 
 
 TEXT = """\
