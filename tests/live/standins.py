@@ -118,10 +118,11 @@ def prepare(compose: Path, override: Path, makers: Mapping[str, Maker] = MAKERS)
     demand(needs.engine(), "Container engine")
     described = run("docker", "compose", f"--file={compose}", "--profile=*", "config", "--format=json")
     services: Mapping[str, Mapping[str, Any]] = json.loads(described)["services"]
+    built = {service["image"] for service in services.values() if "build" in service and "image" in service}
     changes: dict[str, dict[str, Any]] = {name: {} for name in services}
     absent = set()
     for name, service in services.items():
-        if "build" in service or is_pulled(service["image"]):
+        if "build" in service or service["image"] in built or is_pulled(service["image"]):
             continue
         reference = Reference.parse(service["image"])
         if maker := makers.get(reference.repository):
