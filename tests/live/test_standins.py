@@ -30,16 +30,16 @@ route: {receiver: none}
 receivers: [{name: none}]
 """
 TELEMETRY = """
-extensions: {health_check: {endpoint: 0.0.0.0:13133}, file_storage: {directory: /tmp}}
+extensions: {health_check: {endpoint: 0.0.0.0:13133}}
 receivers: {otlp: {protocols: {http: {}}}, fluent_forward: {endpoint: 0.0.0.0:8006}}
-processors: {memory_limiter: {check_interval: 1s, limit_mib: 100}, filter: {}, transform: {}, batch: {}}
-exporters: {debug: {}, otlp_http: {endpoint: "http://localhost:9"}}
+processors: {memory_limiter: {check_interval: 1s, limit_mib: 100}, transform: {}, groupbyattrs: {}, batch: {}}
+exporters: {otlp_http: {endpoint: "http://localhost:9"}}
 service:
-  extensions: [health_check, file_storage]
+  extensions: [health_check]
   telemetry: {metrics: {readers: [{pull: {exporter: {prometheus: {host: 0.0.0.0, port: 8888}}}}]}}
   pipelines:
-    logs: {receivers: [fluent_forward], processors: [memory_limiter, filter, transform, batch], exporters: [debug]}
-    traces: {receivers: [otlp], processors: [memory_limiter], exporters: [otlp_http]}
+    logs: {receivers: [fluent_forward], processors: [memory_limiter, transform, groupbyattrs], exporters: [otlp_http]}
+    traces: {receivers: [otlp], processors: [memory_limiter, batch], exporters: [otlp_http]}
 """
 
 
@@ -103,7 +103,7 @@ def test_alertmanager_runs_as_nobody_and_answers_both_amtool_and_wget(start: Sta
 
 def test_the_collector_runs_as_10001_and_serves_its_health_and_its_own_metrics(start: Start, tmp_path: Path) -> None:
     mounted = config(tmp_path, TELEMETRY, "/etc/otelcol-contrib/config.yaml")
-    name = start(COLLECTOR, mounted, "--tmpfs=/tmp:uid=10001")
+    name = start(COLLECTOR, mounted)
     # Nothing in the image could ask: a neighbour does.
     neighbour = start(PROMETHEUS, f"--network=container:{name}", "--entrypoint=sleep", command=("600",))
 
@@ -185,7 +185,7 @@ def test_a_pinned_image_is_taken_by_its_tag_and_what_has_no_stand_in_is_left_out
     assert merged["services"]["postgres"]["pull_policy"] == "never"
 
 
-@pytest.mark.parametrize("image", ["prom/prometheus:v3.13.4", "postgres:16", "prom/alertmanager"])
+@pytest.mark.parametrize("image", ["prom/prometheus:v3.13.5", "postgres:16", "prom/alertmanager"])
 def test_another_release_than_the_pinned_one_is_refused(image: str) -> None:
     reference = Reference.parse(image)
 
