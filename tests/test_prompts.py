@@ -325,9 +325,16 @@ def test_cookiecutter_refuses_a_choice_that_is_not_offered(run: Run, tmp_path: P
 
 
 def test_a_person_sees_the_labels_and_can_accept_or_change_each_answer(run: Run, tmp_path: Path) -> None:
-    typed = ["Shop API", "", "", "acme", "", "", "", "2", "", "250", "n", "3"]
+    typed = {
+        "project_name": "Shop API",
+        "organization": "acme",
+        "database": "2",
+        "slo_latency_ms": "250",
+        "observability_stack": "n",
+        "license": "3",
+    }
 
-    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="".join(f"{line}\n" for line in typed))
+    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="".join(f"{typed.get(name, '')}\n" for name in PROMPTS))
 
     assert result.returncode == 0, result.stderr
     for label in LABELS.values():
@@ -344,7 +351,7 @@ def test_a_person_sees_the_labels_and_can_accept_or_change_each_answer(run: Run,
 
 def test_a_typed_jinja_tag_is_refused_and_not_run(run: Run, tmp_path: Path) -> None:
     # A typed answer reaches the hook as it is; the next `cruft update` would run it.
-    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="{{ 6 * 7 }}\nanswer\n" + "\n" * 10)
+    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="{{ 6 * 7 }}\nanswer\n" + "\n" * (len(PROMPTS) - 2))
 
     assert result.returncode != 0
     assert "project_name: '{{ 6 * 7 }}'" in result.stderr
