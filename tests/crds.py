@@ -101,5 +101,3 @@ def strict(schema: Mapping[str, Any]) -> dict[str, Any]:
         if word in schema:
             result[word] = list(schema[word])
     return result
-
-
