@@ -36,7 +36,7 @@ def archives() -> Mapping[str, Path]:
     if go is None:
         pytest.fail(f"Go for the definitions of custom resources: {needs.NO_GO}", pytrace=False)
     environment = os.environ | {"GOFLAGS": "", "GOWORK": "off"}
-    command = [go, "mod", "download", "-json"]
+    command = [str(go), "mod", "download", "-json"]
     done = subprocess.run(command, cwd=PINS, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.fail(f"{PINS}: {done.stderr}{done.stdout}", pytrace=False)
@@ -58,7 +58,7 @@ def definition(group: str, kind: str) -> str | None:
                 if folder != FOLDERS[project] or kind.lower() not in file.replace("-", ""):
                     continue
                 text = files.read(name).decode()
-                names = yaml.load(text, yaml.CSafeLoader)["spec"]  # noqa: S506 - the safe one, in C
+                names = yaml.load(text, yaml.CSafeLoader)["spec"]
                 if (names["group"], names["names"]["kind"]) == (group, kind):
                     return text
     return None
@@ -70,7 +70,7 @@ def schema(group: str, version: str, kind: str) -> Mapping[str, Any] | None:
     text = definition(group, kind)
     if text is None:
         return None
-    for served in yaml.load(text, yaml.CSafeLoader)["spec"]["versions"]:  # noqa: S506 - the safe one, in C
+    for served in yaml.load(text, yaml.CSafeLoader)["spec"]["versions"]:
         if served["name"] == version and served["served"]:
             spec = served["schema"]["openAPIV3Schema"]
             # An API server knows these of each object, whatever its definition says of them.

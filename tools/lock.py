@@ -69,13 +69,13 @@ def compile_locks(target: Path, *, upgrade: bool = False) -> None:
         services = {profile: _generate(Path(folder, profile), profile) for profile in PROFILES}
         everything = [word for service in services.values() for word in ("--group", f"{service}:dev", str(service))]
         _compile(constraints, "--no-header", *own, *compared, *everything, *newer)
-        locked = (*locked, "--constraints", str(constraints))
-        _compile(target / "requirements.txt", *locked, *own)
-        _compile(target / BENCHMARKS_LOCK, *locked, *compared, str(services["postgresql"]))
+        shared = (*locked, "--constraints", str(constraints))
+        _compile(target / "requirements.txt", *shared, *own)
+        _compile(target / BENCHMARKS_LOCK, *shared, *compared, str(services["postgresql"]))
         for profile, service in services.items():
             production, development = SERVICE_LOCKS[profile]
-            _compile(target / production, *locked, str(service))
-            _compile(target / development, *locked, "--group", f"{service}:dev", str(service))
+            _compile(target / production, *shared, str(service))
+            _compile(target / development, *shared, "--group", f"{service}:dev", str(service))
 
 
 def _generate(folder: Path, profile: str) -> Path:

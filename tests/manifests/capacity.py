@@ -56,7 +56,8 @@ def a_drain_takes_some_pods_and_never_too_many(overlay: Overlay) -> Iterator[str
             left = scaler["spec"]["minReplicas"] - spec["maxUnavailable"]
             needed = ALWAYS_IN_PROD if overlay.environment == "prod" else 1
             if left < needed:
-                yield f"{title(budget)}: leaves {left} of {scaler['spec']['minReplicas']} pods, where {needed} are needed"
+                of = scaler["spec"]["minReplicas"]
+                yield f"{title(budget)}: leaves {left} of {of} pods, where {needed} are needed"
 
 
 def _at_most(overlay: Overlay) -> tuple[int, Object, list[Object]]:

@@ -103,18 +103,11 @@ def what_is_referred_to_is_there(overlay: Overlay) -> Iterator[str]:
 
 
 def _references(overlay: Overlay) -> Iterator[tuple[str, str, str]]:
+    """Who refers to what, by kind and name."""
     for one, template in templates(overlay):
-        spec = template["spec"]
-        yield title(one), "ServiceAccount", spec["serviceAccountName"]
-        for container in spec["containers"]:
-            for source in container.get("envFrom", []):
-                for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
-                    if key in source:
-                        yield title(one), kind, source[key]["name"]
-            for variable in container.get("env", []):
-                for key, kind in (("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")):
-                    if key in variable.get("valueFrom", {}):
-                        yield title(one), kind, variable["valueFrom"][key]["name"]
+        yield title(one), "ServiceAccount", template["spec"]["serviceAccountName"]
+        for container in template["spec"]["containers"]:
+            yield from ((title(one), kind, name) for kind, name in _sources(container))
     for one in overlay.of("HorizontalPodAutoscaler"):
         yield title(one), one["spec"]["scaleTargetRef"]["kind"], one["spec"]["scaleTargetRef"]["name"]
     for one in overlay.of("RoleBinding"):
@@ -124,6 +117,18 @@ def _references(overlay: Overlay) -> Iterator[tuple[str, str, str]]:
         for step in one["spec"]["strategy"]["canary"]["steps"]:
             for template in step.get("analysis", {}).get("templates", []):
                 yield title(one), "AnalysisTemplate", template["templateName"]
+
+
+def _sources(container: Object) -> Iterator[tuple[str, str]]:
+    """Where a container's environment comes from."""
+    whole = [(source, "configMapRef", "secretRef") for source in container.get("envFrom", [])]
+    single = [
+        (variable.get("valueFrom", {}), "configMapKeyRef", "secretKeyRef") for variable in container.get("env", [])
+    ]
+    for source, *keys in whole + single:
+        for key, kind in zip(keys, ("ConfigMap", "Secret"), strict=True):
+            if key in source:
+                yield kind, source[key]["name"]
 
 
 CHECKS = (

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from facts import facts
 from rendered import Object, Overlay, containers, labels, matches, settings, templates, title
-from service import facts
 
 POSTGRESQL = 5432
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from facts import ask, facts
 from rendered import Overlay, containers, labels, quantity, settings, templates, title
-from service import ask, facts
 
 # https://kubernetes.io/docs/concepts/security/pod-security-standards/, the level `restricted`, and somewhat more.
 POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -17,7 +17,7 @@ VOLUMES = {"configMap", "emptyDir", "projected", "secret"}
 
 
 def pods_may_do_nothing_that_they_do_not_need(overlay: Overlay) -> Iterator[str]:
-    """The namespace refuses them otherwise; a read-only file system and no token it would let pass."""
+    """The namespace refuses more than that; a token it would let pass."""
     uid = UID[overlay.answers["production_image"]]
     for one, template in templates(overlay):
         spec = template["spec"]
@@ -27,10 +27,10 @@ def pods_may_do_nothing_that_they_do_not_need(overlay: Overlay) -> Iterator[str]
         if spec.get("automountServiceAccountToken") is not False:
             yield f"{title(one)}: has a token for the API server"
         yield from (f"{title(one)}: {name}" for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name))
-        for volume in spec.get("volumes", []):
-            yield from (f"{title(one)}: a volume of {kind}" for kind in set(volume) - {"name"} - VOLUMES)
-            if "emptyDir" in volume and not volume["emptyDir"].get("sizeLimit"):
-                yield f"{title(one)}: volume {volume['name']} may grow without end"
+
+
+def containers_may_do_nothing_that_they_do_not_need(overlay: Overlay) -> Iterator[str]:
+    """Nor can what breaks into one write to its files."""
     for what, _, container in containers(overlay):
         context = container.get("securityContext", {})
         for name, wanted in CONTAINER.items():
@@ -38,6 +38,15 @@ def pods_may_do_nothing_that_they_do_not_need(overlay: Overlay) -> Iterator[str]
                 yield f"{what}: securityContext.{name} is not {wanted}"
         if set(context) - set(CONTAINER):
             yield f"{what}: securityContext has {sorted(set(context) - set(CONTAINER))}"
+
+
+def volumes_are_small_and_of_the_pod(overlay: Overlay) -> Iterator[str]:
+    """None of the node's, and none that grows until the node evicts others."""
+    for one, template in templates(overlay):
+        for volume in template["spec"].get("volumes", []):
+            yield from (f"{title(one)}: a volume of {kind}" for kind in set(volume) - {"name"} - VOLUMES)
+            if "emptyDir" in volume and not volume["emptyDir"].get("sizeLimit"):
+                yield f"{title(one)}: volume {volume['name']} may grow without end"
 
 
 def the_namespace_enforces_it(overlay: Overlay) -> Iterator[str]:
@@ -154,6 +163,8 @@ def spread_counts_the_pods_of_one_version(overlay: Overlay) -> Iterator[str]:
 
 CHECKS = (
     pods_may_do_nothing_that_they_do_not_need,
+    containers_may_do_nothing_that_they_do_not_need,
+    volumes_are_small_and_of_the_pod,
     the_namespace_enforces_it,
     accounts_have_no_token,
     containers_say_what_they_use,

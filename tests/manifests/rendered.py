@@ -17,8 +17,8 @@ Object = dict[str, Any]
 
 ENVIRONMENTS = ("dev", "staging", "prod")
 
-# Every way to reach a service, to replace a version and to deliver it; then what else changes manifests, and the longest
-# name that a service may have.
+# Every way to reach a service, to replace a version and to deliver it; then what else changes manifests, and the
+# longest name that a service may have.
 PROFILES: Mapping[str, Mapping[str, str]] = {
     "-".join(chosen): dict(zip(("exposure", "release_strategy", "deployment"), chosen, strict=True))
     for chosen in product(
@@ -108,10 +108,10 @@ def render_all(cookies: Any) -> list[Overlay]:
 
 def render(profile: str, answers: Mapping[str, str], project: Path, environment: str) -> Overlay:
     """Build an overlay as `kustomize build` does."""
-    command = [components.build("kustomize") / "kustomize", "build", f"k8s/overlays/{environment}"]
+    command: list[str | Path] = [components.build("kustomize") / "kustomize", "build", f"k8s/overlays/{environment}"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{profile}/{environment}: {done.stderr}"
-    objects = tuple(one for one in yaml.load_all(done.stdout, yaml.CSafeLoader) if one)  # noqa: S506 - the safe one, in C
+    objects = tuple(one for one in yaml.load_all(done.stdout, yaml.CSafeLoader) if one)
     return Overlay(profile, answers, project, environment, objects, done.stderr)
 
 

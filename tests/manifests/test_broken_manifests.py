@@ -174,12 +174,12 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
         "runAsUser is not 1001",
     ),
     (
-        pods.pods_may_do_nothing_that_they_do_not_need,
+        pods.containers_may_do_nothing_that_they_do_not_need,
         Mistake("Job", f"{APP}.securityContext.readOnlyRootFilesystem", GONE),
         "readOnlyRootFilesystem is not True",
     ),
     (
-        pods.pods_may_do_nothing_that_they_do_not_need,
+        pods.containers_may_do_nothing_that_they_do_not_need,
         Mistake("Deployment", f"{APP}.securityContext.privileged", True),
         "securityContext has ['privileged']",
     ),
@@ -190,12 +190,12 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     ),
     (pods.pods_may_do_nothing_that_they_do_not_need, Mistake("Deployment", f"{SPEC}.hostNetwork", True), "hostNetwork"),
     (
-        pods.pods_may_do_nothing_that_they_do_not_need,
+        pods.volumes_are_small_and_of_the_pod,
         Mistake("Deployment", f"{SPEC}.volumes.0", {"name": "tmp", "hostPath": {"path": "/"}}),
         "a volume of hostPath",
     ),
     (
-        pods.pods_may_do_nothing_that_they_do_not_need,
+        pods.volumes_are_small_and_of_the_pod,
         Mistake("Deployment", f"{SPEC}.volumes.0.emptyDir", {}),
         "may grow without end",
     ),

@@ -50,7 +50,7 @@ def ask(overlay: Overlay, container: Object) -> Answer:
     # Its code differs by this answer alone.
     key = (overlay.answers["database"], frozenset(given.items()))
     if key not in _answers:
-        command = [python_of(overlay.project), "-c", CODE]
+        command = [str(python_of(overlay.project)), "-c", CODE]
         answer = json.loads(subprocess.check_output(command, cwd=overlay.project, env=given, text=True))
         _answers[key] = Answer(**answer)
     return _answers[key]
