@@ -97,6 +97,25 @@ RULES = (
         "user, query, '.git' or slash at the end",
         "https://github.com/example-org/sre-demo-api",
     ),
+    # A tag or digest is added by whoever releases. https://github.com/distribution/reference/blob/main/reference.go
+    Rule(
+        "image_repository",
+        pattern(
+            r"[a-z0-9]+([.-]+[a-z0-9]+)*(:[0-9]{1,5})?(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)+",
+            200,
+        ),
+        "a registry's host and a path of lower-case letters, digits, '.', '_' and '-', at most 200 characters, without "
+        "scheme, tag or digest",
+        "ghcr.io/example-org/sre-demo-api",
+    ),
+    # A name of the service, of at most 40 characters, and one of an environment come before it: 253 are allowed in all
+    # (RFC 1035 section 2.3.4). Kubernetes and certificates take no capitals.
+    Rule(
+        "domain",
+        pattern(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z]([a-z0-9-]{0,61}[a-z0-9])", 200),
+        "a DNS domain in lower case with at least one dot, at most 200 characters, no dot first or last",
+        "example.com",
+    ),
     Rule(
         "team",
         pattern(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?", 39),
