@@ -1,4 +1,4 @@
-"""`make deploy|rollback|diff|smoke ENV=…`: look whether it can be done, ask before prod, do it, and wait until it is so.
+"""`make deploy|rollback|diff|smoke ENV=…`: look whether it can be done, ask before prod, do it, wait until it is so.
 
 What stands in the way is told at once, with what is right, and before anything is changed. How a release gets to the
 cluster is `tools/delivery.py`'s.
@@ -9,12 +9,11 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from tools import delivery
 from tools.compose import ROOT
 from tools.kubectl import Cluster, ClusterError, contexts, current_context, kubectl
-from tools.overlay import SERVICE, Overlay, environments, permitted, render
+from tools.overlay import SERVICE, Overlay, Target, environments, permitted, render
 from tools.smoke import smoke
 
 # The oldest Kubernetes that the manifests are for.
@@ -30,20 +29,7 @@ PROJECTS = {
 }
 
 # How long each waits, unless TIMEOUT says otherwise. A canary takes as long as its steps do.
-PATIENCE_SECONDS = {"deploy": 600, "deploy canary": 3600, "rollback": 600, "smoke": 120}
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is asked for: the objects of an environment, and the cluster that they are for, if one is known."""
-
-    overlay: Overlay
-    cluster: Cluster | None
-
-    @property
-    def environment(self) -> str:
-        """What a person calls it."""
-        return self.overlay.environment
+PATIENCE_SECONDS = {"deploy": 600, "deploy canary": 3600, "rollback": 600, "diff": 60, "smoke": 120}
 
 
 class RefusedError(Exception):
@@ -69,10 +55,8 @@ def context_problems(environment: str, context: str, configured: Mapping[str, st
     """Why this context is not the one of that environment."""
     names = ", ".join(known) or "none"
     if not context:
-        return [
-            f"No context is set for {environment}: write it into k8s/contexts.toml, or pass CONTEXT=. "
-            f"kubectl knows: {names}."
-        ]
+        how = "write it into k8s/contexts.toml, or pass CONTEXT="
+        return [f"No context is set for {environment}: {how}. kubectl knows: {names}."]
     others = [name for name, one in configured.items() if one == context and name != environment]
     if others and configured.get(environment) != context:
         return [f"The context {context} is the one of {', '.join(others)}, not of {environment} (k8s/contexts.toml)."]
@@ -90,7 +74,8 @@ def cluster_problems(overlay: Overlay, cluster: Cluster) -> list[str]:
     found = []
     version = tuple(int(re.sub(r"\D", "", server[part])) for part in ("major", "minor"))
     if version < OLDEST:
-        found.append(f"The cluster runs Kubernetes {server['gitVersion']}: this needs {OLDEST[0]}.{OLDEST[1]} or newer.")
+        needed = ".".join(map(str, OLDEST))
+        found.append(f"The cluster runs Kubernetes {server['gitVersion']}: this needs {needed} or newer.")
     missing: dict[str, list[str]] = {}
     for manifest in overlay.manifests:
         group = manifest.api_version.partition("/")[0]
@@ -133,20 +118,21 @@ def target(action: str, environment: str) -> Target:
         known = contexts()
     except ClusterError as error:
         raise RefusedError(str(error)) from error
-    needed = action == "diff" or (action == "smoke" and not _url(overlay)) or delivery.NEEDS_CONTEXT
     found: list[str] = []
     cluster = None
-    if context or needed:
+    if context or action == "diff" or (action == "smoke" and not url(overlay)) or delivery.NEEDS_CONTEXT:
         found += context_problems(environment, context, configured, known)
         if not found:
             cluster = Cluster(context, overlay.namespace)
             found += cluster_problems(overlay, cluster)
+    wanted = Target(overlay, cluster, patience(action, overlay))
     if action == "deploy":
         found += image_problems(overlay)
-        found += delivery.problems(overlay, None if found else cluster)
+        # The way of delivery may ask the cluster, which has to be the right one, and to answer.
+        found += [] if found else delivery.problems(wanted)
     if found:
         raise RefusedError(*found)
-    return Target(overlay, cluster)
+    return wanted
 
 
 def confirm(action: str, wanted: Target, ask: Callable[[str], str] = input) -> None:
@@ -157,24 +143,19 @@ def confirm(action: str, wanted: Target, ask: Callable[[str], str] = input) -> N
     """
     if wanted.environment != "prod" or os.environ.get("CONFIRM") == "prod":
         return
-    overlay, cluster = wanted.overlay, wanted.cluster
-    sys.stdout.write(
-        f"{action} prod\n"
-        f"  context    {cluster.context if cluster else 'none: Argo CD knows its cluster'}\n"
-        f"  server     {_server(cluster) if cluster else '-'}\n"
-        f"  namespace  {overlay.namespace}\n"
-        f"  image      {overlay.image}\n"
-        f"  version    {overlay.version}\n"
-    )
+    overlay = wanted.overlay
+    context, server = "none: Argo CD knows its cluster", "-"
+    if cluster := wanted.known_cluster:
+        field = "jsonpath={.clusters[0].cluster.server}"
+        context = cluster.context
+        server = kubectl("config", "view", "--minify", "--context", context, "--output", field)
+    facts = {"context": context, "server": server, "namespace": overlay.namespace, "image": overlay.image}
+    facts["version"] = overlay.version
+    sys.stdout.write(f"{action} prod\n" + "".join(f"  {name:9}  {value}\n" for name, value in facts.items()))
     if not sys.stdin.isatty():
         raise RefusedError("prod is changed only when somebody says so, and there is no terminal: pass CONFIRM=prod.")
     if ask("Type the name of the environment to go on: ").strip() != "prod":
         raise RefusedError("Not confirmed.")
-
-
-def _server(cluster: Cluster) -> str:
-    address = "jsonpath={.clusters[0].cluster.server}"
-    return kubectl("config", "view", "--minify", "--context", cluster.context, "--output", address)
 
 
 def difference(wanted: Target) -> None:
@@ -183,12 +164,9 @@ def difference(wanted: Target) -> None:
     Raises:
         ClusterError: it cannot be told.
     """
-    if not wanted.cluster:
-        raise ClusterError("kubectl needs a context")
     manifests, left_out = permitted(wanted.overlay, wanted.cluster)
-    # Each deploy runs the migration anew, so its Job has nothing to be compared with.
-    compared = [manifest for manifest in manifests if manifest.kind != "Job"]
-    text = "---\n".join(manifest.text for manifest in compared)
+    # Each deploy replaces its Jobs, so they have nothing to be compared with.
+    text = "---\n".join(manifest.text for manifest in manifests if manifest.kind != "Job")
     flags = ("--server-side", "--force-conflicts", "--field-manager", delivery.MANAGER)
     said = wanted.cluster.run("diff", *flags, "--filename", "-", text=text, accept=(0, 1))
     sys.stdout.write(f"{said or 'No difference.'}\n")
@@ -197,7 +175,8 @@ def difference(wanted: Target) -> None:
         sys.stdout.write(f"Not compared, as this user may not change them: {names}\n")
 
 
-def _url(overlay: Overlay) -> str:
+def url(overlay: Overlay) -> str:
+    """Where to ask the service; nothing when only a tunnel leads to it."""
     return os.environ.get("URL") or overlay.address
 
 
@@ -217,19 +196,18 @@ def patience(action: str, overlay: Overlay) -> float:
 
 def act(action: str, wanted: Target) -> None:
     """Do what is asked for."""
-    overlay, cluster = wanted.overlay, wanted.cluster
     match action:
         case "deploy":
-            delivery.deploy(overlay, cluster, patience(action, overlay))
-            sys.stdout.write(f"{overlay.environment} runs {overlay.image}\n")
+            delivery.deploy(wanted)
+            sys.stdout.write(f"{wanted.environment} runs {wanted.overlay.image}\n")
         case "rollback":
-            delivery.rollback(overlay, cluster, patience(action, overlay))
+            delivery.rollback(wanted)
         case "diff":
             difference(wanted)
         case _:
-            version = expected_version(overlay)
-            smoke(version, _url(overlay), cluster, patience(action, overlay))
-            sys.stdout.write(f"{SERVICE} {version} serves in {overlay.environment}.\n")
+            version = expected_version(wanted.overlay)
+            smoke(version, url(wanted.overlay), wanted.known_cluster, wanted.patience)
+            sys.stdout.write(f"{SERVICE} {version} serves in {wanted.environment}.\n")
 
 
 def main(arguments: list[str]) -> int:

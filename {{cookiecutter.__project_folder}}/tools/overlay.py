@@ -88,11 +88,6 @@ class Overlay:
         return any(manifest.kind == "Rollout" for manifest in self.manifests)
 
     @property
-    def migration(self) -> Manifest | None:
-        """The Job that brings the schema up, where there is one."""
-        return next((manifest for manifest in self.manifests if manifest.kind == "Job"), None)
-
-    @property
     def address(self) -> str:
         """Where the world finds the service; nothing when it is not exposed."""
         for manifest in self.manifests:
@@ -103,6 +98,37 @@ class Overlay:
                 scheme = "http" if manifest.kind == "Service" else "https"
                 return f"{scheme}://{host[1]}"
         return ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be done to: the objects of an environment, and the cluster that they are for.
+
+    Args:
+        overlay: the objects.
+        known_cluster: the cluster, where one is needed or a context for it was set.
+        patience: how many seconds to wait for it to become what it should.
+    """
+
+    overlay: Overlay
+    known_cluster: Cluster | None
+    patience: float
+
+    @property
+    def environment(self) -> str:
+        """What a person calls it."""
+        return self.overlay.environment
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster.
+
+        Raises:
+            ClusterError: none is known.
+        """
+        if not self.known_cluster:
+            raise ClusterError(f"No context is set for {self.environment}: pass CONTEXT=")
+        return self.known_cluster
 
 
 def environments() -> list[str]:
@@ -134,7 +160,8 @@ ADMINISTRATED = {"Namespace", "Role", "RoleBinding", "ResourceQuota", "LimitRang
 def permitted(overlay: Overlay, cluster: Cluster) -> tuple[list[Manifest], list[Manifest]]:
     """The objects that the user of the cluster applies, and those that are left to an administrator."""
     asked: dict[str, bool] = {}
-    ours, theirs = [], []
+    ours: list[Manifest] = []
+    theirs: list[Manifest] = []
     for manifest in overlay.manifests:
         if manifest.kind in ADMINISTRATED and manifest.kind not in asked:
             asked[manifest.kind] = cluster.may_change(cluster.resources[manifest.api_version, manifest.kind])
