@@ -85,7 +85,10 @@ def cluster_problems(overlay: Overlay, cluster: Cluster) -> list[str]:
     for group, kinds in missing.items():
         if kinds:
             project = PROJECTS.get(group, group)
-            found.append(f"The cluster does not know {', '.join(kinds)}: {project} brings them, and is not installed.")
+            pronoun = "it" if len(kinds) == 1 else "them"
+            found.append(
+                f"The cluster does not know {', '.join(kinds)}: {project} brings {pronoun}, and is not installed."
+            )
     return found
 
 
