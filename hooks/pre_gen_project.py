@@ -67,11 +67,13 @@ RULES = (
         "1 to 60 printable characters, no space at an end, no '{' followed by '{', '%' or '#'",
         "SRE Demo API",
     ),
-    # RFC 1035 section 2.3.1: older clusters refuse a Service whose name starts with a digit.
+    # RFC 1035 section 2.3.1: older clusters refuse a Service whose name starts with a digit. And manifests are YAML, of
+    # which version 1.1 takes these words for truth values (https://yaml.org/type/bool.html).
     Rule(
         "project_slug",
-        pattern(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", 40),
-        "at most 40 lower-case letters, digits and single hyphens; a letter first, no hyphen last",
+        pattern(r"(?!(y|n|yes|no|on|off|true|false|null)$)[a-z][a-z0-9]*(-[a-z0-9]+)*", 40),
+        "at most 40 lower-case letters, digits and single hyphens; a letter first, no hyphen last; not a word that "
+        "means something else in YAML, such as 'no' or 'on'",
         "sre-demo-api",
     ),
     Rule(

@@ -74,6 +74,8 @@ WRONG = [
     ("project_slug", "A"),
     ("project_slug", "a_b"),
     ("project_slug", "a.b"),
+    ("project_slug", "on"),
+    ("project_slug", "null"),
     ("project_slug", "a/b"),
     ("project_slug", "../a"),
     ("project_slug", "é"),
