@@ -8,6 +8,7 @@ from typing import Any
 
 import capacity
 import delivery
+import differences
 import identity
 import monitoring
 import network
@@ -21,6 +22,9 @@ from test_manifests import CHECKS
 pytestmark = pytest.mark.ci
 
 GONE = object()
+
+# What kustomize appends to the name of a ConfigMap.
+HASH = re.compile(r"(?<=-settings)-[a-z0-9]{10}$")
 
 # Fields, as a fieldPath of kustomize names them.
 SPEC = "spec.template.spec"
@@ -56,7 +60,12 @@ class Mistake:
         (overlay,) = [one for one in overlays if str(one) == f"{self.profile}/{self.environment}"]
         objects = copy.deepcopy(overlay.objects)
         name = None if self.name is None else overlay.slug + self.name
-        broken = next(one for one in objects if one["kind"] == self.kind and name in (None, one["metadata"]["name"]))
+        broken = next(
+            one
+            for one in objects
+            if one["kind"] == self.kind
+            and name in (None, HASH.sub("", one["metadata"]["name"]), one["metadata"]["name"])
+        )
         put(broken, self.path, self.value)
         return overlay, overlay.having(objects)
 
@@ -144,7 +153,7 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     ),
     (
         identity.what_is_referred_to_is_there,
-        Mistake("ConfigMap", "metadata.name", "sre-demo-api-settings"),
+        Mistake("ConfigMap", "metadata.name", "sre-demo-api-settings", "-settings"),
         "there is no ConfigMap sre-demo-api-settings-",
     ),
     (
@@ -240,22 +249,22 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     (
         pods.the_grace_period_is_longer_than_the_exit,
         Mistake("Deployment", f"{SPEC}.terminationGracePeriodSeconds", 38),
-        "is killed after 38 s, and may need 38",
+        "is killed after 38 s, and may need 40",
     ),
     (
         pods.the_grace_period_is_longer_than_the_exit,
-        Mistake("ConfigMap", "data.DRAIN_SECONDS", "10"),
+        Mistake("ConfigMap", "data.DRAIN_SECONDS", "10", "-settings"),
         "is killed after 45 s, and may need 48",
     ),
     (pods.the_grace_period_is_longer_than_the_exit, Mistake("Deployment", f"{APP}.lifecycle", GONE), "still come"),
     (
         pods.settings_are_ones_that_the_service_knows,
-        Mistake("ConfigMap", "data.LOGLEVEL", "INFO"),
+        Mistake("ConfigMap", "data.LOGLEVEL", "INFO", "-settings"),
         "LOGLEVEL is no setting",
     ),
     (
         pods.settings_are_ones_that_the_service_knows,
-        Mistake("ConfigMap", "data.LOG_LEVEL", "LOUD"),
+        Mistake("ConfigMap", "data.LOG_LEVEL", "LOUD", "-settings"),
         "LOG_LEVEL",
     ),
     (
@@ -313,7 +322,7 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     ),
     (
         network.holes_lead_where_the_settings_do,
-        Mistake("ConfigMap", "data.OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4319"),
+        Mistake("ConfigMap", "data.OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4319", "-settings"),
         "has to [('TCP', 4319)",
     ),
     (
@@ -695,6 +704,32 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     ),
 ]
 
+# Each row of the page that says how environments differ, and a value that it does not say.
+DIFFERENCES = [
+    (Mistake("HorizontalPodAutoscaler", "spec.minReplicas", 4), "Pods is 4 to 12, not 3 to 12"),
+    (Mistake("Deployment", f"{APP}.resources.requests.cpu", "1"), "CPU that a pod requests is 1, not 300m"),
+    (Mistake("Deployment", f"{APP}.resources.limits.memory", "1Gi"), "Memory of a pod is 1Gi"),
+    (Mistake("ConfigMap", "data.LOG_LEVEL", "DEBUG", "-settings"), "Log level is DEBUG"),
+    (Mistake("ConfigMap", "data.OTEL_TRACES_SAMPLER_ARG", "1", "-settings"), "Traces sampled is 100 %, not 10 %"),
+    (Mistake("Gateway", "kind", "Other"), "Reached from outside is no"),
+    (Mistake("ConfigMap", "data.STORAGE_URL", "sqlite:///x", "-settings"), "Items live in is SQLite"),
+    (Mistake("PodDisruptionBudget", "spec.maxUnavailable", 2), "Pods away at once for a drain is 2"),
+    (Mistake("Deployment", f"{SPEC}.topologySpreadConstraints.0", GONE), "Spread over is nodes, not zones and nodes"),
+    (
+        Mistake("Namespace", "metadata.labels.[pod-security.kubernetes.io/enforce-version]", "latest"),
+        "Pod Security is restricted, latest",
+    ),
+    (Mistake("LimitRange", "kind", "Other"), "Bounds of the namespace is quota,"),
+    (Mistake("Role", "kind", "Other", "-deployer"), "Roles is on-call"),
+    (Mistake("PrometheusRule", "kind", "Other", "", environment="staging"), "Alerts is none"),
+    (
+        Mistake("ConfigMap", "metadata.labels.grafana_dashboard", "1", "-settings", environment="staging"),
+        "Dashboards is yes, not no",
+    ),
+    (Mistake("Role", "kind", "Rollout"), "A new version is canary"),
+]
+MISTAKES += [(differences.environments_differ_as_the_page_says, mistake, told) for mistake, told in DIFFERENCES]
+
 
 @pytest.mark.parametrize(("check", "mistake", "told"), MISTAKES, ids=lambda one: getattr(one, "__name__", str(one)))
 def test_a_mistake_is_found(check: Check, mistake: Mistake, told: str, overlays: list[Overlay]) -> None:
@@ -707,6 +742,12 @@ def test_a_mistake_is_found(check: Check, mistake: Mistake, told: str, overlays:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_every_check_is_known_to_find_something(check: Check) -> None:
     assert check in {proven for proven, _, _ in MISTAKES}
+
+
+def test_every_row_of_the_page_is_known_to_be_read() -> None:
+    assert {row for row in differences.ROWS if any(told.startswith(f"{row} is") for _, told in DIFFERENCES)} == set(
+        differences.ROWS
+    )
 
 
 # A mistake in an object, and what the schemas say to it.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import capacity
 import delivery
+import differences
 import identity
 import monitoring
 import network
@@ -18,7 +19,11 @@ from rendered import Overlay
 # Kustomize and the definitions of custom resources need Go.
 pytestmark = pytest.mark.ci
 
-CHECKS = [check for module in (identity, pods, network, capacity, monitoring, delivery) for check in module.CHECKS]
+CHECKS = [
+    check
+    for module in (identity, pods, network, capacity, monitoring, delivery, differences)
+    for check in module.CHECKS
+]
 
 
 def assert_nothing(problems: list[str]) -> None:
