@@ -47,6 +47,9 @@ PRUNE = (
             "app/storage/sql_tracing.py",
             "docs/runbooks/backup-and-restore.md",
             "docs/runbooks/database-pool-saturated.md",
+            "k8s/components/database",
+            "k8s/components/external-secrets",
+            "k8s/components/plain-secret",
             "observability/grafana/dashboards/database.json",
             "tests/contract/test_backup.py",
             "tests/contract/test_migrations.py",
@@ -59,6 +62,11 @@ PRUNE = (
             "tests/unit/test_sql.py",
         ),
     ),
+    Rule(option="deployment", kept_by=("argocd",), paths=("k8s/components/argocd",)),
+    Rule(option="release_strategy", kept_by=("canary",), paths=("k8s/components/canary",)),
+    Rule(option="exposure", kept_by=("gateway-api",), paths=("k8s/components/gateway-api",)),
+    Rule(option="exposure", kept_by=("ingress",), paths=("k8s/components/ingress",)),
+    Rule(option="exposure", kept_by=("load-balancer",), paths=("k8s/components/load-balancer",)),
     # Rules and dashboards stay: Kubernetes uses them as well.
     Rule(
         option="observability_stack",

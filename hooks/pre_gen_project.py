@@ -67,11 +67,13 @@ RULES = (
         "1 to 60 printable characters, no space at an end, no '{' followed by '{', '%' or '#'",
         "SRE Demo API",
     ),
-    # RFC 1035 section 2.3.1: older clusters refuse a Service whose name starts with a digit.
+    # RFC 1035 section 2.3.1: older clusters refuse a Service whose name starts with a digit. And manifests are YAML, of
+    # which version 1.1 takes these words for truth values (https://yaml.org/type/bool.html).
     Rule(
         "project_slug",
-        pattern(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", 40),
-        "at most 40 lower-case letters, digits and single hyphens; a letter first, no hyphen last",
+        pattern(r"(?!(y|n|yes|no|on|off|true|false|null)$)[a-z][a-z0-9]*(-[a-z0-9]+)*", 40),
+        "at most 40 lower-case letters, digits and single hyphens; a letter first, no hyphen last; not a word that "
+        "means something else in YAML, such as 'no' or 'on'",
         "sre-demo-api",
     ),
     Rule(
@@ -96,6 +98,25 @@ RULES = (
         "the https address of the repository's page, at most 200 ASCII characters: host and path, without "
         "user, query, '.git' or slash at the end",
         "https://github.com/example-org/sre-demo-api",
+    ),
+    # A tag or digest is added by whoever releases. https://github.com/distribution/reference/blob/main/reference.go
+    Rule(
+        "image_repository",
+        pattern(
+            r"[a-z0-9]+([.-]+[a-z0-9]+)*(:[0-9]{1,5})?(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)+",
+            200,
+        ),
+        "a registry's host and a path of lower-case letters, digits, '.', '_' and '-', at most 200 characters, without "
+        "scheme, tag or digest",
+        "ghcr.io/example-org/sre-demo-api",
+    ),
+    # A name of the service, of at most 40 characters, and one of an environment come before it: 253 are allowed in all
+    # (RFC 1035 section 2.3.4). Kubernetes and certificates take no capitals.
+    Rule(
+        "domain",
+        pattern(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z]([a-z0-9-]{0,61}[a-z0-9])", 200),
+        "a DNS domain in lower case with at least one dot, at most 200 characters, no dot first or last",
+        "example.com",
     ),
     Rule(
         "team",

@@ -15,7 +15,7 @@ ACCEPTED: dict[str, dict[str, str]] = {
     "yaml list": {"project_name": "- a API", "description": "- b"},
     "yaml mapping": {"project_name": ": b API", "description": "key: value, {a: b}, [c]"},
     "yaml anchors": {"project_name": "&a *b API", "description": "!!python/object %TAG @x `y"},
-    "yaml words": {"project_name": "no", "description": "null"},
+    "yaml words": {"project_name": "no", "project_slug": "nope", "description": "null"},
     "words of languages": {
         "project_name": "class",
         "description": "true",
@@ -38,7 +38,7 @@ ACCEPTED: dict[str, dict[str, str]] = {
         "repository_url": "https://git.example.com:8443/" + "r" * 171,
     },
     "shortest": {
-        "project_name": "n",
+        "project_name": "s",
         "description": "d",
         "organization": "o",
         "team": "t",

@@ -126,7 +126,12 @@ def test_the_database_decides_about_exactly_its_own_files(bake: Bake) -> None:
     with_one, without = (files(bake(database=choice)) for choice in ("postgresql", "none"))
 
     assert without < with_one
-    assert {path for path in with_one - without if not path.startswith(("migrations/", "tests/"))} == {
+    own = (
+        "migrations/",
+        "tests/",
+        *(f"k8s/components/{name}/" for name in ("database", "external-secrets", "plain-secret")),
+    )
+    assert {path for path in with_one - without if not path.startswith(own)} == {
         "app/storage/engine.py",
         "app/storage/migrate.py",
         "app/storage/schema.py",
@@ -423,11 +428,17 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
     assert result.stdout.splitlines() == [
         "",
         f"Generated {project}",
-        "  Chosen:   production_image = distroless",
+        "  Chosen:   deployment = argocd",
+        "            release_strategy = rolling",
+        "            production_image = distroless",
+        "            exposure = gateway-api",
         "            database = none",
         "            observability_stack = yes",
         "            license = MIT",
-        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 15 more (database = none)",
+        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 18 more (database = none)",
+        "            k8s/components/canary (release_strategy = rolling)",
+        "            k8s/components/ingress (exposure = gateway-api)",
+        "            k8s/components/load-balancer (exposure = gateway-api)",
         "            NOTICE (license = MIT)",
         f"  Updates:  linked to {template} at {link['commit'][:7]}",
         "            to get them, run: cruft update",
@@ -444,7 +455,8 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
 def test_the_closing_message_is_silent_about_what_there_is_not(template: Path, run: Run, tmp_path: Path) -> None:
     result = run("cookiecutter", template, "--no-input", "-o", tmp_path / "two words", "license=Apache-2.0")
 
-    assert "Left out" not in result.stdout
+    assert "NOTICE" not in result.stdout
+    assert "(database" not in result.stdout
     assert f'  cd "{tmp_path / "two words" / "sre-demo-api"}"\n' in result.stdout
 
 

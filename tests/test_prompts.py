@@ -23,8 +23,13 @@ PINNED = [
     ("description", "An HTTP API that is observable, has an error budget and is ready to be on call for."),
     ("organization", "example-org"),
     ("repository_url", "https://github.com/example-org/sre-demo-api"),
+    ("image_repository", "ghcr.io/example-org/sre-demo-api"),
+    ("domain", "example.com"),
     ("team", "platform"),
+    ("deployment", ["argocd", "kubectl"]),
+    ("release_strategy", ["rolling", "canary"]),
     ("production_image", ["distroless", "standard"]),
+    ("exposure", ["gateway-api", "ingress", "load-balancer", "cluster-internal"]),
     ("database", ["postgresql", "none"]),
     ("slo_availability", "99.9"),
     ("slo_latency_ms", "300"),
@@ -44,6 +49,11 @@ RIGHT = [
     ("organization", "1" * 39),
     ("repository_url", "https://git.example.com:8443/group/sub.group/~user/re_po-1"),
     ("repository_url", "https://git/" + "r" * 188),
+    ("image_repository", "registry.example.com:5000/group/sub_group/re__po-1.x"),
+    ("image_repository", "localhost/a"),
+    ("domain", "a.io"),
+    ("domain", "xn--bcher-kva.example"),
+    ("domain", "d" * 63 + ".example.com"),
     ("team", "a_b-1"),
     ("team", "t" * 39),
     ("slo_availability", "95"),
@@ -64,6 +74,8 @@ WRONG = [
     ("project_slug", "A"),
     ("project_slug", "a_b"),
     ("project_slug", "a.b"),
+    ("project_slug", "on"),
+    ("project_slug", "null"),
     ("project_slug", "a/b"),
     ("project_slug", "../a"),
     ("project_slug", "é"),
@@ -99,6 +111,28 @@ WRONG = [
     ("repository_url", "https://git..example.com/a"),
     ("repository_url", "https:///a"),
     ("repository_url", "https://git/" + "r" * 189),
+    ("image_repository", ""),
+    ("image_repository", "example-org"),
+    ("image_repository", "https://ghcr.io/example-org/a"),
+    ("image_repository", "ghcr.io/Example/a"),
+    ("image_repository", "ghcr.io/example-org/a:1.0"),
+    ("image_repository", "ghcr.io/example-org/a@sha256:" + "0" * 64),
+    ("image_repository", "ghcr.io/example-org/a/"),
+    ("image_repository", "ghcr.io//a"),
+    ("image_repository", "ghcr.io/a b"),
+    ("image_repository", "ghcr.io/a\n"),
+    ("domain", ""),
+    ("domain", "localhost"),
+    ("domain", "Example.com"),
+    ("domain", ".example.com"),
+    ("domain", "example.com."),
+    ("domain", "exa_mple.com"),
+    ("domain", "a..com"),
+    ("domain", "-a.com"),
+    ("domain", "d" * 64 + ".com"),
+    ("domain", "10.0.0.1"),
+    ("domain", "https://example.com"),
+    ("domain", "example.com\n"),
     ("team", ""),
     ("team", "_a"),
     ("team", "a_"),
@@ -230,6 +264,8 @@ def test_all_wrong_answers_are_reported_at_once_and_nothing_is_left(run: Run, tm
         "description": "a\u202eb",
         "organization": "Not Lower",
         "repository_url": "https://user:token@git.example.com/a",
+        "image_repository": "ghcr.io/Not Lower/a:latest",
+        "domain": "localhost",
         "team": "_",
         "slo_availability": "100",
         "slo_latency_ms": "1_000",
@@ -291,9 +327,16 @@ def test_cookiecutter_refuses_a_choice_that_is_not_offered(run: Run, tmp_path: P
 
 
 def test_a_person_sees_the_labels_and_can_accept_or_change_each_answer(run: Run, tmp_path: Path) -> None:
-    typed = ["Shop API", "", "", "acme", "", "", "", "2", "", "250", "n", "3"]
+    typed = {
+        "project_name": "Shop API",
+        "organization": "acme",
+        "database": "2",
+        "slo_latency_ms": "250",
+        "observability_stack": "n",
+        "license": "3",
+    }
 
-    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="".join(f"{line}\n" for line in typed))
+    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="".join(f"{typed.get(name, '')}\n" for name in PROMPTS))
 
     assert result.returncode == 0, result.stderr
     for label in LABELS.values():
@@ -310,7 +353,7 @@ def test_a_person_sees_the_labels_and_can_accept_or_change_each_answer(run: Run,
 
 def test_a_typed_jinja_tag_is_refused_and_not_run(run: Run, tmp_path: Path) -> None:
     # A typed answer reaches the hook as it is; the next `cruft update` would run it.
-    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="{{ 6 * 7 }}\nanswer\n" + "\n" * 10)
+    result = run("cookiecutter", ROOT, "-o", tmp_path, stdin="{{ 6 * 7 }}\nanswer\n" + "\n" * (len(PROMPTS) - 2))
 
     assert result.returncode != 0
     assert "project_name: '{{ 6 * 7 }}'" in result.stderr
