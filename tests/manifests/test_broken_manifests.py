@@ -23,8 +23,6 @@ pytestmark = pytest.mark.ci
 
 GONE = object()
 
-# What kustomize appends to the name of a ConfigMap.
-HASH = re.compile(r"(?<=-settings)-[a-z0-9]{10}$")
 
 # Fields, as a fieldPath of kustomize names them.
 SPEC = "spec.template.spec"
@@ -60,14 +58,14 @@ class Mistake:
         (overlay,) = [one for one in overlays if str(one) == f"{self.profile}/{self.environment}"]
         objects = copy.deepcopy(overlay.objects)
         name = None if self.name is None else overlay.slug + self.name
-        broken = next(
-            one
-            for one in objects
-            if one["kind"] == self.kind
-            and name in (None, HASH.sub("", one["metadata"]["name"]), one["metadata"]["name"])
-        )
+        broken = next(one for one in objects if one["kind"] == self.kind and name in (None, plain(one)))
         put(broken, self.path, self.value)
         return overlay, overlay.having(objects)
+
+
+def plain(one: Object) -> str:
+    """The name of an object, without the hash that kustomize appends to that of a ConfigMap."""
+    return re.sub("(?<=-settings)-[a-z0-9]{10}$", "", one["metadata"]["name"])
 
 
 def put(one: Object, path: str, value: Any) -> None:
