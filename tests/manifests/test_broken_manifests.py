@@ -481,19 +481,34 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
         "the job is []",
     ),
     (
-        monitoring.rules_are_those_of_the_local_stack,
-        Mistake("PrometheusRule", "spec.groups.0.rules.0.expr", "up", ""),
-        "expr is 'up'",
+        monitoring.rules_are_those_that_were_tested,
+        Mistake("PrometheusRule", "spec.groups.0.rules.0.expr", "up", "-recording"),
+        "is 'up', not",
     ),
     (
-        monitoring.rules_are_those_of_the_local_stack,
-        Mistake("PrometheusRule", "spec.groups.0", GONE, ""),
-        "the groups of rules are",
+        monitoring.rules_are_those_that_were_tested,
+        Mistake("PrometheusRule", "spec.groups.0.rules.0.labels.severity", "page", "-alerts", environment="staging"),
+        "is 'page', not 'ticket'",
     ),
     (
-        monitoring.rules_are_those_of_the_local_stack,
-        Mistake("PrometheusRule", "spec.groups.0.rules.0", GONE, ""),
-        "rules, not",
+        monitoring.rules_are_those_that_were_tested,
+        Mistake("PrometheusRule", "spec.groups.0.rules.0", GONE, "-alerts"),
+        "is None, not",
+    ),
+    (
+        monitoring.rules_are_those_that_were_tested,
+        Mistake("PrometheusRule", "metadata.name", "other"),
+        "the rules are in",
+    ),
+    (
+        monitoring.dashboards_are_those_of_the_local_stack,
+        Mistake("ConfigMap", "metadata.labels.grafana_dashboard", GONE, "-dashboard-slo"),
+        "the dashboards are",
+    ),
+    (
+        monitoring.dashboards_are_those_of_the_local_stack,
+        Mistake("ConfigMap", "data.[sre-demo-api-slo-error-budget.json]", "{}", "-dashboard-slo"),
+        "dashboard slo-error-budget.json",
     ),
     # delivery
     (
@@ -719,7 +734,7 @@ DIFFERENCES = [
     ),
     (Mistake("LimitRange", "kind", "Other"), "Bounds of the namespace is quota,"),
     (Mistake("Role", "kind", "Other", "-deployer"), "Roles is on-call"),
-    (Mistake("PrometheusRule", "kind", "Other", "", environment="staging"), "Alerts is none"),
+    (Mistake("PrometheusRule", "kind", "Other", "-alerts", environment="staging"), "Alerts is none"),
     (
         Mistake("ConfigMap", "metadata.labels.grafana_dashboard", "1", "-settings", environment="staging"),
         "Dashboards is yes, not no",
@@ -777,6 +792,6 @@ def test_what_no_api_server_knows_is_found(mistake: Mistake, told: str, overlays
 def test_what_only_a_newer_kubernetes_knows_is_found(overlays: list[Overlay]) -> None:
     _, newer = Mistake("Deployment", f"{APP}.lifecycle.stopSignal", "SIGTERM").made(overlays)
 
-    told = [problem.rpartition("(")[2] for problem in schemas.problems(newer.objects)]
+    told = [problem.rpartition("(")[2] for problem in schemas.problems(tuple(newer.of("Deployment")))]
 
     assert told == ["Kubernetes 1.30)", "Kubernetes 1.31)", "Kubernetes 1.32)"]
