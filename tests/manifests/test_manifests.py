@@ -14,7 +14,7 @@ import network
 import pods
 import pytest
 import schemas
-from rendered import Overlay
+from rendered import Overlay, build, title
 
 # Kustomize and the definitions of custom resources need Go.
 pytestmark = pytest.mark.ci
@@ -46,6 +46,18 @@ def test_every_kubernetes_from_1_30_on_knows_all_fields_of_all_objects(overlays:
 
 def test_kustomize_warns_of_nothing(overlays: list[Overlay]) -> None:
     assert_nothing((overlay, overlay.warnings) for overlay in overlays if overlay.warnings)
+
+
+def test_the_kustomize_of_the_oldest_kubectl_makes_the_same_of_it(overlays: list[Overlay]) -> None:
+    """So `kubectl apply -k` applies what is tested here; the newest kubectl, 1.37, has the kustomize of these tests."""
+    chosen = [overlay for overlay in overlays if overlay.canary or overlay.environment == "dev"]
+
+    assert_nothing(
+        (overlay, f"{title(one)} is another, or there is no such thing")
+        for overlay in chosen
+        for one in build(overlay.project, overlay.environment, "kustomize-oldest")[0]
+        if one not in overlay.objects
+    )
 
 
 def test_a_service_has_the_same_selectors_whatever_else_was_answered(overlays: list[Overlay]) -> None:
