@@ -80,6 +80,7 @@ COMPONENTS: Mapping[str, Component] = {
         stamp="github.com/jaegertracing/jaeger/internal/version.latestVersion",
         release=_jaeger,
     ),
+    "kustomize": Component(module="sigs.k8s.io/kustomize/kustomize/v5"),
     "otel-collector": Component(module="go.opentelemetry.io/collector/cmd/builder", manifest="manifest.yaml"),
     "prometheus": Component(
         module="github.com/prometheus/prometheus",

@@ -14,6 +14,7 @@ ANSWERS = {
     ("alertmanager", "amtool"): ("--version", "amtool, version {} "),
     ("cadvisor", "cadvisor"): ("--version", "cAdvisor version {}\n"),
     ("jaeger", "jaeger"): ("version", '"gitVersion":"{}"'),
+    ("kustomize", "kustomize"): ("version", "v{}\n"),
     ("otel-collector", "otelcol"): ("--version", "otelcol version {}\n"),
     ("prometheus", "prometheus"): ("--version", "prometheus, version {} "),
     ("prometheus", "promtool"): ("--version", "promtool, version {} "),
