@@ -95,6 +95,7 @@ COMPONENTS: Mapping[str, Component] = {
             for part, value in {"Version": "v{0}", "Major": "{1}", "Minor": "{2}"}.items()
         },
     ),
+    "kustomize": Component(module="sigs.k8s.io/kustomize/kustomize/v5"),
     "otel-collector": Component(module="go.opentelemetry.io/collector/cmd/builder", manifest="manifest.yaml"),
     "prometheus": Component(
         module="github.com/prometheus/prometheus",

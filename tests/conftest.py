@@ -79,6 +79,15 @@ def default_project(cookies_session: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
+def overlays(cookies_session: Any) -> Any:
+    """Return the overlays of all profiles, rendered. Shared: read them only."""
+    # It stands beside the tests that use it, and builds kustomize.
+    from rendered import render_all
+
+    return render_all(cookies_session)
+
+
+@pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return environment variables that hide the settings of the person who tests."""
     home = tmp_path_factory.mktemp("home")
