@@ -1,8 +1,8 @@
 """A stand-in for what enforces NetworkPolicies: no network plugin that does could be had as a Go module.
 
 It asks the API server for policies, pods and namespaces again and again, and writes what they allow as one table of
-nftables. IPv4 only, and a new pod is open until it has been seen. What a real plugin enforces is the same objects by the
-same rules; what it does at the edges (host networks, named ports of a Service's far side) is not proven by this.
+nftables. IPv4 only, and a new pod is open until it has been seen. A real plugin enforces the same objects by the same
+rules; what it does at the edges (pods in the node's network, more than one node) is not proven by this.
 
 Run as a program: `enforcer.py KUBECONFIG`.
 """
@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -46,7 +46,7 @@ class Cluster(NamedTuple):
 def matches(selector: Object, labels: Labels) -> bool:
     """Whether a selector means these labels."""
 
-    def holds(key: str, operator: str, values: Iterable[str] = ()) -> bool:
+    def holds(key: str, operator: str, values: Collection[str] = ()) -> bool:
         match operator:
             case "In":
                 return labels.get(key) in values

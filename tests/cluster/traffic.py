@@ -1,18 +1,18 @@
 """Requests from a pod of the cluster: as many a second as asked for, until told to stop, each failure counted."""
 
 import json
-import textwrap
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from kube import Cluster
 
 CLIENTS = "clients"
 MOST_SECONDS = 900
 
-# Runs in the image of the service, which has Python and no shell. Half of the workers ask on connections that they keep,
-# half on a new one each time.
+# Runs in the image of the service, which has Python and no shell. Half of the workers ask on connections that they
+# keep, half on a new one each time.
 SCRIPT = """
 import collections, http.client, json, os, sys, threading, time
 
@@ -103,15 +103,15 @@ class Load:
     Args:
         cluster: where.
         image: one with Python, on the node.
-        host: of the Service, as a pod names it.
+        url: what is asked for.
         label: makes a pod a client that the Service lets in.
-        path: what is asked for.
         rate: requests a second.
     """
 
-    def __init__(self, cluster: Cluster, image: str, host: str, label: str, path: str, rate: int) -> None:
+    def __init__(self, cluster: Cluster, image: str, url: str, label: str, rate: int) -> None:
         self._cluster = cluster
-        words = ["/usr/bin/python3.13", "-c", textwrap.dedent(SCRIPT), host, path, str(rate), str(MOST_SECONDS)]
+        where = urlsplit(url)
+        words = ["/usr/bin/python3.13", "-c", SCRIPT, where.netloc, where.path, str(rate), str(MOST_SECONDS)]
         self._pod = pod("load", CLIENTS, {label: "true"}, image=image, command=words)
 
     def __enter__(self) -> Self:

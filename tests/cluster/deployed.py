@@ -15,6 +15,7 @@ from conftest import ROOT
 from control_plane import ADDRESS, PODS
 from kube import Cluster
 from sandbox import Program
+from traffic import Load
 
 IMAGE = "localhost/test-cluster"
 PASSWORD = "of-the-tests"  # noqa: S105 - reached by pods of the test only
@@ -74,18 +75,19 @@ class Service:
         project: the generated tree; deploying writes into it what a pipeline and a person would.
         name: the service's.
         namespace: that of the environment.
+        image: what its clients run too.
         client: the label that makes a pod a client.
     """
 
-    def __init__(self, cluster: Cluster, project: Path, environment: str = "prod") -> None:
+    def __init__(self, cluster: Cluster, project: Path, image: str, environment: str = "prod") -> None:
         self.cluster = cluster
         self.project = project
+        self.image = image
         self.overlay = project / "k8s" / "overlays" / environment
         self.name = project.name
         settings = yaml.safe_load((self.overlay / "kustomization.yaml").read_text(encoding="utf-8"))
         self.namespace = str(settings["namespace"])
         self.client = f"{self.name}-client"
-        self.host = f"{self.name}.{self.namespace}.svc.cluster.local"
 
     def connect(self, storage_url: str) -> None:
         """Give the database's address as the README of `plain-secret` says."""
@@ -114,13 +116,36 @@ class Service:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def apply(self) -> None:
-        """Deploy it by the command of the README; a finished migration does not change, so the next one takes its place."""
+        """Deploy it by the command of the README. A migration that is over does not change: a new one replaces it."""
         self.cluster.kubectl("delete", "job", "--all", "--ignore-not-found", namespace=self.namespace)
         self.cluster.kubectl("apply", "--kustomize", str(self.overlay))
 
     def pods(self) -> list[dict[str, Any]]:
         """Its pods, those of the migration left out."""
         return self.cluster.objects("pods", self.namespace, "app.kubernetes.io/component=api")
+
+    def pod(self) -> dict[str, Any]:
+        """One of its pods."""
+        return self.pods()[0]
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Ask through its Service; status and body, or 0 and why there is no answer."""
+        address = self.cluster.object("service", self.name, self.namespace)["spec"]["clusterIP"]
+        return self.cluster.get(f"http://{address}{path}")
+
+    def load(self, rate: int = 50, path: str = "/api/v1/items") -> Load:
+        """Requests to it from a pod of another namespace, in a `with` block."""
+        url = f"http://{self.name}.{self.namespace}.svc.cluster.local{path}"
+        return Load(self.cluster, self.image, url, self.client, rate)
+
+    def restart(self) -> None:
+        """Replace all pods by new ones, as a release does."""
+        self.kubectl("rollout", "restart", f"deployment/{self.name}")
+        self.rolled_out()
+
+    def rolled_out(self) -> None:
+        """Wait for the end of a roll-out."""
+        self.cluster.rolled_out(f"deployment/{self.name}", self.namespace)
 
     def ready(self, count: int, seconds: float = 120) -> list[dict[str, Any]]:
         """Wait until so many pods are ready, and no others are there."""
