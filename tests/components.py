@@ -103,8 +103,8 @@ COMPONENTS: Mapping[str, Component] = {
     "otel-collector": Component(module="go.opentelemetry.io/collector/cmd/builder", manifest="manifest.yaml"),
     "prometheus": Component(
         module="github.com/prometheus/prometheus",
-        # The ways to discover targets that a stack on one machine can use.
-        tags="remove_all_sd,enable_dns_sd,enable_docker_sd",
+        # The ways to discover targets that a stack on one machine can use, and a cluster.
+        tags="remove_all_sd,enable_dns_sd,enable_docker_sd,enable_kubernetes_sd",
         stamps={"github.com/prometheus/common/version.Version": "{0}"},
         release=_prometheus,
     ),

@@ -4,17 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import needs
 import pytest
 from cookiecutter.generate import generate_context
 from cookiecutter.prompt import prompt_for_config
-
-if TYPE_CHECKING:
-    from kube import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "{{cookiecutter.__project_folder}}"
@@ -24,6 +21,8 @@ sys.path.insert(0, str(ROOT / "hooks"))
 
 # What the tests of a cluster and those of a container engine share with each other.
 sys.path += [str(ROOT / "tests" / "live"), str(ROOT / "tests" / "cluster")]
+
+pytest_plugins = ["shared"]
 
 
 def pytest_report_header() -> str:
@@ -157,17 +156,3 @@ def copy_template() -> Callable[[Path], Path]:
         return target
 
     return copy
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator["Cluster"]:
-    """Return a Kubernetes that all tests of the session share, and fail after the last one if it leaves anything."""
-    import sandbox
-    from kube import Cluster
-
-    if missing := needs.cluster():
-        pytest.fail(f"Cluster: {missing}", pytrace=False)
-    before = sandbox.traces()
-    with Cluster() as running:
-        yield running
-    assert sandbox.traces() - before == set()

@@ -13,6 +13,7 @@ ANSWERS = {
     ("alertmanager", "alertmanager"): ("--version", "alertmanager, version {} "),
     ("alertmanager", "amtool"): ("--version", "amtool, version {} "),
     ("argo-rollouts", "kubectl-argo-rollouts"): ("version", "kubectl-argo-rollouts: v{}+"),
+    ("argo-rollouts", "rollouts-controller"): ("--version", "v{}+"),
     ("cadvisor", "cadvisor"): ("--version", "cAdvisor version {}\n"),
     ("jaeger", "jaeger"): ("version", '"gitVersion":"{}"'),
     ("kubernetes", "kube-apiserver"): ("--version", "Kubernetes v{}\n"),

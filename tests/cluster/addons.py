@@ -27,9 +27,11 @@ def start_dns(sandbox: Sandbox, programs: Path, config: Path) -> tuple[Program, 
     """Start the name server; return it and what makes it known in the cluster."""
     corefile = sandbox.folder / "Corefile"
     corefile.write_text(COREFILE.format(address=ADDRESS, domain=DOMAIN, config=config), encoding="utf-8")
+    # Programs beside the pods find Services by the same names.
+    (sandbox.folder / "resolv.conf").write_text(f"nameserver {ADDRESS}\n", encoding="utf-8")
     program = sandbox.start("coredns", programs / "coredns", "-conf", corefile)
     ports = [{"name": f"dns-{protocol.lower()}", "port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
-    return program, _service("kube-dns", ports, clusterIP=DNS)
+    return program, service("kube-dns", "kube-system", ports, clusterIP=DNS)
 
 
 def start_metrics(sandbox: Sandbox, programs: Path, authority: Authority, config: Path) -> list[dict[str, Any]]:
@@ -60,12 +62,15 @@ def start_metrics(sandbox: Sandbox, programs: Path, authority: Authority, config
             "service": {"name": "metrics-server", "namespace": "kube-system", "port": METRICS_PORT},
         },
     }
-    return [*_service("metrics-server", [{"name": "https", "port": METRICS_PORT, "protocol": "TCP"}]), api]
+    return [
+        *service("metrics-server", "kube-system", [{"name": "https", "port": METRICS_PORT, "protocol": "TCP"}]),
+        api,
+    ]
 
 
-def _service(name: str, ports: list[dict[str, Any]], **spec: Any) -> list[dict[str, Any]]:
+def service(name: str, namespace: str, ports: list[dict[str, Any]], **spec: Any) -> list[dict[str, Any]]:
     """A Service for a program that is no pod: its addresses are given, not found."""
-    metadata = {"name": name, "namespace": "kube-system"}
+    metadata = {"name": name, "namespace": namespace}
     labels = {"kubernetes.io/service-name": name}
     endpoints = [{"addresses": [ADDRESS], "conditions": {"ready": True}}]
     return [

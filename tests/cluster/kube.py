@@ -1,6 +1,7 @@
 """A real Kubernetes of one node, from the start of a `with` block to its end, and ways to use it."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -117,6 +118,12 @@ class Cluster:
         done = self.sandbox.run("curl", *ours, *flags, url)
         body, _, status = done.stdout.rpartition("\n")
         return (int(status), body) if done.returncode == 0 else (0, done.stderr)
+
+    def series(self, name: str, labels: str) -> dict[str, float]:
+        """What the kubelet measures of containers, by pod: the series of a name whose labels match a pattern."""
+        text = self.kubectl("get", "--raw", f"/api/v1/nodes/{node.NAME}/proxy/metrics/cadvisor")
+        found = re.finditer(rf'^{name}{{(?P<labels>.*pod="(?P<pod>[^"]+)".*)}} (?P<value>\S+)', text, re.MULTILINE)
+        return {one["pod"]: float(one["value"]) for one in found if re.search(labels, one["labels"])}
 
     def story(self, namespace: str = "") -> str:
         """What one would look at when something is wrong in a namespace."""

@@ -34,6 +34,9 @@ OWN = ("run", "var/log", "var/lib")
 FIRST = """
 set -e
 for folder in "${@:2}"; do mkdir -p "$1/$folder"; mount --bind "$1/$folder" "/$folder"; done
+names=$(readlink -m /etc/resolv.conf)
+[[ -e $names ]] || { mkdir -p "$(dirname "$names")"; touch "$names"; }
+mount --bind "$1/resolv.conf" "$names"
 ip link set lo up
 touch "$1/ready"
 sleep infinity & wait
@@ -94,7 +97,7 @@ class Sandbox:
     """The namespaces, from the start of a `with` block to its end. One at a time on a machine: others wait.
 
     Attributes:
-        folder: holds everything that is written, and is gone afterwards.
+        folder: holds everything that is written, and is gone afterwards. Its `resolv.conf` is the one in there.
     """
 
     def __init__(self) -> None:
@@ -110,6 +113,7 @@ class Sandbox:
         if used := [str(group) for group in _pod_groups() if _processes(group)]:
             raise ClusterError(f"a kubelet runs on this machine already: {', '.join(used)}")
         self.folder.mkdir(mode=0o711)
+        (self.folder / "resolv.conf").touch()
         settings = {name: _setting(name).read_text(encoding="utf-8") for name in SETTINGS}
         (self.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--net", "--pid"]

@@ -99,10 +99,6 @@ def test_the_usage_of_pods_is_known(cluster: Cluster, trial: str) -> None:
 
 
 def test_the_kubelet_measures_containers_as_alerts_read_them(cluster: Cluster, trial: str) -> None:
-    def series(name: str) -> int:
-        text = cluster.kubectl("get", "--raw", "/api/v1/nodes/node/proxy/metrics/cadvisor")
-        lines = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
-        return sum('container="web"' in line and f'namespace="{trial}"' in line for line in lines)
-
     both = ("container_memory_usage_bytes", "container_spec_memory_limit_bytes")
-    assert cluster.within(30, lambda: [series(name) for name in both] == [2, 2], trial)
+    labels = f'container="web",.*namespace="{trial}"'
+    assert cluster.within(30, lambda: [len(cluster.series(name, labels)) for name in both] == [2, 2], trial)
