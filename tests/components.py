@@ -98,7 +98,7 @@ COMPONENTS: Mapping[str, Component] = {
     "kustomize": Component(module="sigs.k8s.io/kustomize/kustomize/v5"),
     "kustomize-oldest": Component(
         module="sigs.k8s.io/kustomize/kustomize/v5",
-        stamp="sigs.k8s.io/kustomize/api/provenance.version",
+        stamps={"sigs.k8s.io/kustomize/api/provenance.version": "v{0}"},
     ),
     "otel-collector": Component(module="go.opentelemetry.io/collector/cmd/builder", manifest="manifest.yaml"),
     "prometheus": Component(

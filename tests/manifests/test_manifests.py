@@ -6,6 +6,7 @@ Each check can fail: `test_broken_manifests.py` breaks what it looks at.
 from collections.abc import Callable, Iterable, Iterator
 
 import capacity
+import components
 import delivery
 import differences
 import identity
@@ -42,6 +43,12 @@ def test_in_every_overlay(check: Callable[[Overlay], Iterator[str]], overlays: l
 def test_every_kubernetes_from_1_30_on_knows_all_fields_of_all_objects(overlays: list[Overlay]) -> None:
     assert schemas.versions()[0] == "1.30"
     assert_nothing((overlay, problem) for overlay in overlays for problem in schemas.problems(overlay.objects))
+
+
+def test_the_definitions_are_those_of_what_runs_in_the_cluster_of_the_tests() -> None:
+    rollouts = "github.com/argoproj/argo-rollouts"
+
+    assert components.version("crds", rollouts) == components.version("argo-rollouts", rollouts)
 
 
 def test_kustomize_warns_of_nothing(overlays: list[Overlay]) -> None:
