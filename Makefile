@@ -18,7 +18,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: $(READY) ## Generate the default service, start it, and follow one request through its telemetry
@@ -26,7 +26,7 @@ demo: $(READY) ## Generate the default service, start it, and follow one request
 
 .PHONY: test
 test: $(READY) lint types ## Run the tests that need Python packages only
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci and not live'
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci and not live and not cluster'
 
 .PHONY: test-ci
 test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files
@@ -36,10 +36,14 @@ test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL
 test-live: $(READY) ## Run the tests of images and of the stack in a container engine
 	$(BIN)/python -m pytest -m live
 
+.PHONY: test-cluster
+test-cluster: $(READY) ## Run the tests of the manifests in a Kubernetes of their own
+	$(BIN)/python -m pytest -m cluster --durations=0 --durations-min=1
+
 .PHONY: test-all
 test-all: $(READY) ## Say what is missing for the longer tests, then run all tests
 	@$(BIN)/python tests/needs.py
-	@$(MAKE) test test-ci test-live
+	@$(MAKE) test test-ci test-live test-cluster
 
 .PHONY: lint
 lint: $(READY) ## Check style and formatting of Python, YAML and shell

@@ -86,6 +86,7 @@ PRUNE = (
             "docs/runbooks/observability-stack.md",
         ),
     ),
+    Rule(option="deployment", kept_by=("argocd",), paths=("ci-cd/argocd",)),
     Rule(option="license", kept_by=("Apache-2.0",), paths=("NOTICE",)),
 )
 

@@ -46,18 +46,18 @@ class Component:
 
     Attributes:
         module: the module whose version is that of the component.
-        package: what Go builds; unless given, every tool of `go.mod`.
+        packages: what Go builds; unless given, every tool of `go.mod`.
         tags: build tags.
-        stamp: the variable that the project's own build sets to the release.
+        stamps: the variables that the project's own build sets, to the release or what is made of it.
         absent: a file that the build needs and the module lacks, because the project makes it.
         manifest: whether the tool is the Collector's builder, which builds what a manifest lists.
         release: the name of the release, from the version of the module.
     """
 
     module: str
-    package: str = "tool"
+    packages: tuple[str, ...] = ("tool",)
     tags: str = ""
-    stamp: str = ""
+    stamps: Mapping[str, str] = field(default_factory=dict)
     absent: str = ""
     manifest: str = ""
     release: Callable[[str], str] = field(default=_plain, repr=False)
@@ -66,26 +66,42 @@ class Component:
 COMPONENTS: Mapping[str, Component] = {
     "alertmanager": Component(
         module="github.com/prometheus/alertmanager",
-        stamp="github.com/prometheus/common/version.Version",
+        stamps={"github.com/prometheus/common/version.Version": "{0}"},
         # Its pages. Without them the API is whole.
         absent="ui/app/dist/index.html",
     ),
+    "argo-rollouts": Component(
+        module="github.com/argoproj/argo-rollouts",
+        stamps={"github.com/argoproj/argo-rollouts/utils/version.version": "{0}"},
+    ),
     "cadvisor": Component(
         module="github.com/google/cadvisor",
-        package=".",
-        stamp="github.com/google/cadvisor/lib/version.Version",
+        packages=(".",),
+        stamps={"github.com/google/cadvisor/lib/version.Version": "{0}"},
     ),
     "jaeger": Component(
         module="github.com/jaegertracing/jaeger",
-        stamp="github.com/jaegertracing/jaeger/internal/version.latestVersion",
+        stamps={"github.com/jaegertracing/jaeger/internal/version.latestVersion": "{0}"},
         release=_jaeger,
     ),
+    "kubernetes": Component(
+        module="k8s.io/kubernetes",
+        # With them a name server, an etcd and a metrics server, which share most of what is compiled.
+        packages=("tool", "./coredns"),
+        # Without them kubectl cannot tell whether it fits the server.
+        stamps={
+            f"k8s.io/{package}.git{part}": value
+            for package in ("client-go/pkg/version", "component-base/version")
+            for part, value in {"Version": "v{0}", "Major": "{1}", "Minor": "{2}"}.items()
+        },
+    ),
+    "kustomize": Component(module="sigs.k8s.io/kustomize/kustomize/v5"),
     "otel-collector": Component(module="go.opentelemetry.io/collector/cmd/builder", manifest="manifest.yaml"),
     "prometheus": Component(
         module="github.com/prometheus/prometheus",
-        # The ways to discover targets that a stack on one machine can use.
-        tags="remove_all_sd,enable_dns_sd,enable_docker_sd",
-        stamp="github.com/prometheus/common/version.Version",
+        # The ways to discover targets that a stack on one machine can use, and a cluster.
+        tags="remove_all_sd,enable_dns_sd,enable_docker_sd,enable_kubernetes_sd",
+        stamps={"github.com/prometheus/common/version.Version": "{0}"},
         release=_prometheus,
     ),
 }
@@ -94,12 +110,17 @@ COMPONENTS: Mapping[str, Component] = {
 def release(name: str) -> str:
     """The release that is built, as its project names it."""
     component = COMPONENTS[name]
-    return component.release(_version(name, component.module))
+    return component.release(version(name, component.module))
+
+
+def _pinned(name: str) -> list[Path]:
+    """All that the repository says of a component."""
+    return sorted(path for path in (TOOLS / name).rglob("*") if path.is_file())
 
 
 def fingerprint(name: str) -> str:
     """What is another when the component has to be built again."""
-    parts = [repr(COMPONENTS[name]).encode(), *(path.read_bytes() for path in sorted((TOOLS / name).iterdir()))]
+    parts = [repr(COMPONENTS[name]).encode(), *(path.read_bytes() for path in _pinned(name))]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
@@ -118,15 +139,26 @@ def build(name: str) -> Path:
     return programs
 
 
+def sources(name: str) -> Path:
+    """The folder with what the component's module holds beside code, such as its manifests."""
+    go = needs.go()
+    if go is None:
+        pytest.fail(f"Go for {name}: {needs.NO_GO}", pytrace=False)
+    pinned = f"{COMPONENTS[name].module}@{version(name, COMPONENTS[name].module)}"
+    return Path(json.loads(_run(go, "mod", "download", "-json", pinned, cwd=TOOLS / name))["Dir"])
+
+
 def _build(go: Path, name: str, folder: Path) -> Path:
     """Build into this folder; return where the programs are."""
     component, here, output = COMPONENTS[name], TOOLS / name, folder / "build"
     flags = ["-trimpath", f"-tags={component.tags}"]
-    flags.append(f"-ldflags=-s -w{f' -X {component.stamp}={release(name)}' if component.stamp else ''}")
+    parts = release(name), *release(name).split(".")
+    stamps = (f"-X {variable}={value.format(*parts)}" for variable, value in component.stamps.items())
+    flags.append(f"-ldflags={' '.join(('-s', '-w', *stamps))}")
     if component.absent:
         flags.append(f"-modfile={_complete(go, name, folder)}")
     if not component.manifest:
-        _run(go, "build", *flags, "-o", f"{output}{os.sep}", component.package, cwd=here)
+        _run(go, "build", *flags, "-o", f"{output}{os.sep}", *component.packages, cwd=here)
         return output
     _run(go, "build", *flags, "-o", str(folder / "builder"), component.module, cwd=here)
     # It builds into the folder `build` of the one it stands in.
@@ -137,20 +169,20 @@ def _build(go: Path, name: str, folder: Path) -> Path:
 def _complete(go: Path, name: str, folder: Path) -> Path:
     """Copy the component's module and add, empty, what it lacks; return a `go.mod` that takes the copy."""
     component, here = COMPONENTS[name], TOOLS / name
-    version = f"{component.module}@{_version(name, component.module)}"
-    described = json.loads(_run(go, "mod", "download", "-json", version, cwd=here))
+    pinned = f"{component.module}@{version(name, component.module)}"
+    described = json.loads(_run(go, "mod", "download", "-json", pinned, cwd=here))
     with zipfile.ZipFile(described["Zip"]) as archive:
         archive.extractall(folder)
-    absent = folder / version / component.absent
+    absent = folder / pinned / component.absent
     absent.parent.mkdir(parents=True, exist_ok=True)
     absent.touch()
-    for pinned in ("go.mod", "go.sum"):
-        (folder / pinned).write_bytes((here / pinned).read_bytes())
-    _run(go, "mod", "edit", f"-replace={component.module}={folder / version}", str(folder / "go.mod"), cwd=folder)
+    for file in ("go.mod", "go.sum"):
+        (folder / file).write_bytes((here / file).read_bytes())
+    _run(go, "mod", "edit", f"-replace={component.module}={folder / pinned}", str(folder / "go.mod"), cwd=folder)
     return folder / "go.mod"
 
 
-def _version(name: str, module: str) -> str:
+def version(name: str, module: str) -> str:
     """The version of a module that a component's `go.mod` requires."""
     pins = (TOOLS / name / "go.mod").read_text(encoding="utf-8")
     pin = re.search(rf"^\s+{re.escape(module)} (v\S+)", pins, re.MULTILINE)

@@ -19,6 +19,11 @@ FOLDER = "{{cookiecutter.__project_folder}}"
 # The hooks are scripts, not a package; this is how a test imports one.
 sys.path.insert(0, str(ROOT / "hooks"))
 
+# What the tests of a cluster and those of a container engine share with each other.
+sys.path += [str(ROOT / "tests" / "live"), str(ROOT / "tests" / "cluster")]
+
+pytest_plugins = ["shared"]
+
 
 def pytest_report_header() -> str:
     """Say what the service is tested on, and what is missing here."""
@@ -70,6 +75,15 @@ def default_project(cookies_session: Any) -> Path:
     result = cookies_session.bake(template=str(ROOT))
     assert result.exception is None, repr(result.exception)
     return Path(result.project_path)
+
+
+@pytest.fixture(scope="session")
+def overlays(cookies_session: Any) -> Any:
+    """Return the overlays of all profiles, rendered. Shared: read them only."""
+    # It stands beside the tests that use it, and builds kustomize.
+    from rendered import render_all
+
+    return render_all(cookies_session)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,9 @@ import pythons
 
 BUSYBOX = Path("/bin/busybox")
 
+# Where Debian has the programs that give a pod its network.
+CNI = Path("/usr/lib/cni")
+
 
 def postgresql() -> str:
     """One line about PostgreSQL, which the tests of a service start themselves unless they are given one."""
@@ -61,6 +64,27 @@ def debian() -> str:
     return f"missing (apt-get install {' '.join(missing)})" if missing else ""
 
 
+def cluster() -> str:
+    """What is missing for a Kubernetes of our own, beside Go and the container engine; nothing if it is there."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "missing (it runs as root, on Linux)"
+    path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
+    programs = {
+        "containerd": ("containerd", "ctr"),
+        "curl": ("curl",),
+        "iproute2": ("ip",),
+        "nftables": ("nft",),
+        "openssl": ("openssl",),
+        "procps": ("ps", "sysctl"),
+        "runc": ("runc",),
+        "util-linux": ("nsenter", "setpriv", "unshare"),
+    }
+    missing = [name for name, needed in programs.items() if not all(shutil.which(one, path=path) for one in needed)]
+    missing += [] if (CNI / "bridge").exists() else ["containernetworking-plugins"]
+    missing += [] if BUSYBOX.exists() and _is_static(BUSYBOX) else ["busybox-static"]
+    return f"missing (apt-get install {' '.join(missing)})" if missing else engine()
+
+
 def _is_static(program: Path) -> bool:
     """Whether a program needs no libraries: Debian's other busybox bears the same name, and does."""
     return subprocess.run(["ldd", program], capture_output=True, check=False).returncode != 0
@@ -74,6 +98,7 @@ def summary() -> str:
         f"Go for the components of the stack: {go() or NO_GO}",
         f"Container engine: {engine() or 'there'}",
         f"Debian's tools for stand-in images: {debian() or 'there'}",
+        f"Kubernetes: {cluster() or 'there'}",
     ))  # fmt: skip
 
 

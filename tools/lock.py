@@ -31,6 +31,10 @@ SERVICE_LOCKS = {
     for profile in PROFILES
 }
 BENCHMARKS_LOCK = "benchmarks/requirements.txt"
+# What judges manifests wants old versions of much: it shares no environment with anything, and so no versions.
+POLICIES_LOCK = "tools/checkov/requirements.txt"
+# These hold on to their own versions; the others take those of the constraints.
+STARTS = ("constraints.txt", POLICIES_LOCK)
 LOCKS = (
     "constraints.txt",
     "requirements.txt",
@@ -43,31 +47,35 @@ UNIVERSAL = ("--quiet", "--universal", "--python-version", "3.11", "--no-annotat
 
 
 def compile_locks(target: Path, *, upgrade: bool = False) -> None:
-    """Write all of `LOCKS` below `target`, starting from the constraints of this repository.
+    """Write all locks below `target`, starting from the versions that this repository has locked.
 
     Raises:
         subprocess.CalledProcessError: generation failed, or no versions fit together.
     """
-    for name in LOCKS:
+    for name in (*LOCKS, POLICIES_LOCK):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in STARTS:
+        if target != ROOT and (ROOT / name).exists():
+            shutil.copy(ROOT / name, target / name)
+    newer = ["--upgrade"] if upgrade else []
     constraints = target / "constraints.txt"
-    if constraints != ROOT / "constraints.txt" and (ROOT / "constraints.txt").exists():
-        shutil.copy(ROOT / "constraints.txt", constraints)
-    own = ("--group", f"{ROOT / 'pyproject.toml'}:dev")
+    # Extras stay in a lock: without them, pip before 24 takes the newest version of such a package instead.
+    locked = ("--generate-hashes", "--no-strip-extras", "--custom-compile-command", "make lock")
+    own, compared, policies = (
+        ("--group", f"{ROOT / 'pyproject.toml'}:{group}") for group in ("dev", "benchmarks", "policies")
+    )
+    _compile(target / POLICIES_LOCK, *locked, *policies, *newer)
     with tempfile.TemporaryDirectory() as folder:
         services = {profile: _generate(Path(folder, profile), profile) for profile in PROFILES}
         everything = [word for service in services.values() for word in ("--group", f"{service}:dev", str(service))]
-        compared = ("--group", f"{ROOT / 'pyproject.toml'}:benchmarks")
-        _compile(constraints, "--no-header", *own, *compared, *everything, *(["--upgrade"] if upgrade else []))
-        # Extras stay in a lock: without them, pip before 24 takes the newest version of such a package instead.
-        header = ("--custom-compile-command", "make lock")
-        locked = ("--generate-hashes", "--no-strip-extras", *header, "--constraints", str(constraints))
-        _compile(target / "requirements.txt", *locked, *own)
-        _compile(target / BENCHMARKS_LOCK, *locked, *compared, str(services["postgresql"]))
+        _compile(constraints, "--no-header", *own, *compared, *everything, *newer)
+        shared = (*locked, "--constraints", str(constraints))
+        _compile(target / "requirements.txt", *shared, *own)
+        _compile(target / BENCHMARKS_LOCK, *shared, *compared, str(services["postgresql"]))
         for profile, service in services.items():
             production, development = SERVICE_LOCKS[profile]
-            _compile(target / production, *locked, str(service))
-            _compile(target / development, *locked, "--group", f"{service}:dev", str(service))
+            _compile(target / production, *shared, str(service))
+            _compile(target / development, *shared, "--group", f"{service}:dev", str(service))
 
 
 def _generate(folder: Path, profile: str) -> Path:
@@ -79,8 +87,8 @@ def _generate(folder: Path, profile: str) -> Path:
 
 
 def _compile(output: Path, *arguments: str) -> None:
-    # What a lock held before must not count: only the constraints do.
-    if output.name != "constraints.txt":
+    # What another lock held before must not count: only the constraints do.
+    if not str(output).endswith(STARTS):
         output.unlink(missing_ok=True)
     command = [sys.executable, "-m", "uv", "pip", "compile", *UNIVERSAL, *arguments, "--output-file", str(output)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=output.parent)

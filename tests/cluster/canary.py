@@ -1,0 +1,72 @@
+"""What a canary needs of a cluster: Argo Rollouts, and a Prometheus that finds the pods as its operator would."""
+
+from pathlib import Path
+
+import addons
+import components
+import yaml
+from control_plane import ADDRESS
+from kube import Cluster
+
+PORT = 9090
+# Seconds between two looks at the pods, so that a test is short.
+SCRAPE = 5
+
+
+def start_controller(cluster: Cluster) -> None:
+    """Start the controller of Argo Rollouts, which brings its own kinds of objects."""
+    definitions = components.sources("argo-rollouts") / "manifests" / "crds"
+    # They are too large for the annotation of a client-side apply.
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "--kustomize", str(definitions))
+    cluster.kubectl("wait", "--for=condition=Established", "crd/rollouts.argoproj.io", "--timeout=30s")
+    # Where it looks for its own settings; there are none.
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "argo-rollouts"}})
+    program = cluster.sandbox.start(
+        "rollouts-controller",
+        components.build("argo-rollouts") / "rollouts-controller",
+        f"--kubeconfig={cluster.kubeconfig}",
+        "--namespace=argo-rollouts",
+        "--leader-elect=false",
+    )
+    program.until(lambda: cluster.get("http://127.0.0.1:8080/healthz")[0] == 200)
+
+
+def start_prometheus(cluster: Cluster, jobs: dict[str, str]) -> None:
+    """Start a Prometheus under the name that the operator gives it.
+
+    Args:
+        cluster: where.
+        jobs: what the metrics of each namespace's services are called by, as a ServiceMonitor says it.
+    """
+    folder = cluster.sandbox.folder / "prometheus"
+    folder.mkdir()
+    config = folder / "prometheus.yml"
+    config.write_text(yaml.safe_dump(_config(cluster.kubeconfig, jobs)), encoding="utf-8")
+    program = cluster.sandbox.start(
+        "prometheus",
+        components.build("prometheus") / "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={ADDRESS}:{PORT}",
+    )
+    program.until(lambda: cluster.get(f"http://{ADDRESS}:{PORT}/-/ready")[0] == 200)
+    ports = [{"name": "web", "port": PORT, "protocol": "TCP"}]
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "monitoring"}})
+    cluster.apply(*addons.service("prometheus-operated", "monitoring", ports, clusterIP="None"))
+
+
+def _config(kubeconfig: Path, jobs: dict[str, str]) -> dict[str, object]:
+    """The labels that the operator writes for a ServiceMonitor on the port `metrics`."""
+    found = "__meta_kubernetes"
+    labels = {"namespace": "namespace", "pod": "pod_name", "service": "service_name"}
+    relabel: list[dict[str, object]] = [
+        {"action": "keep", "source_labels": [f"{found}_endpointslice_port_name"], "regex": "metrics"}
+    ]
+    for label, kind in labels.items():
+        relabel.append({"source_labels": [f"{found}_{kind}"], "target_label": label})
+    for namespace, job in jobs.items():
+        here = {"source_labels": [f"{found}_namespace"], "regex": namespace}
+        relabel.append({**here, "target_label": "job", "replacement": job})
+    discovery = {"role": "endpointslice", "kubeconfig_file": str(kubeconfig), "namespaces": {"names": [*jobs]}}
+    scrape = {"job_name": "services", "kubernetes_sd_configs": [discovery], "relabel_configs": relabel}
+    return {"global": {"scrape_interval": f"{SCRAPE}s"}, "scrape_configs": [scrape]}

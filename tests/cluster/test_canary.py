@@ -1,0 +1,140 @@
+"""A canary in staging, with the real controller and a real Prometheus: promoted, taken back, or left to a person."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import canary
+import components
+import deployed
+import pytest
+from deployed import Service
+from kube import Cluster
+
+pytestmark = pytest.mark.cluster
+
+# The analysis as it is, but sooner and more often: the tests' only change to what is delivered.
+SHORTER = {"initialDelay: 2m": "initialDelay: 20s", "interval: 30s": "interval: 5s"}
+
+
+class Canary(Service):
+    """A service whose new versions are tried on a share of its pods."""
+
+    def status(self) -> dict[str, Any]:
+        """What the controller says of the roll-out."""
+        return dict(self.cluster.object("rollout", self.name, self.namespace).get("status", {}))
+
+    def reach(self, phase: str, seconds: float = 240) -> dict[str, Any]:
+        """Wait until the roll-out of what was applied last is in this phase."""
+
+        def look() -> dict[str, Any] | None:
+            rollout = self.cluster.object("rollout", self.name, self.namespace)
+            status = dict(rollout.get("status", {}))
+            current = status.get("observedGeneration") == str(rollout["metadata"]["generation"])
+            deployment = self.cluster.object("deployment", self.name, self.namespace)
+            seen = status.get("workloadObservedGeneration") == str(deployment["metadata"]["generation"])
+            return status if current and seen and status.get("phase") == phase else None
+
+        return dict(self.cluster.within(seconds, look, self.namespace))
+
+    def analyses(self) -> list[str]:
+        """How the analyses of the newest try ended, or where they are."""
+        hash_ = self.status()["currentPodHash"]
+        runs = self.cluster.objects("analysisruns", self.namespace, f"rollouts-pod-template-hash={hash_}")
+        return [str(run.get("status", {}).get("phase")) for run in runs]
+
+    def versions(self) -> set[str]:
+        """Of the pods that are ready."""
+        ready = (pod for pod in self.pods() if deployed.condition(pod, "Ready"))
+        return {str(pod["metadata"]["labels"]["app.kubernetes.io/version"]) for pod in ready}
+
+    def argo(self, *words: str) -> str:
+        """Run the plugin of kubectl, as the README of the component says."""
+        program = components.build("argo-rollouts") / "kubectl-argo-rollouts"
+        where = (f"--kubeconfig={self.cluster.kubeconfig}", f"--namespace={self.namespace}")
+        return self.cluster.sandbox.do(program, *words, *where)
+
+
+@pytest.fixture(scope="module")
+def project(cookies_session: Any, environment: Mapping[str, str]) -> Path:
+    project = deployed.generate(
+        cookies_session, environment, deployment="kubectl", release_strategy="canary", exposure="cluster-internal"
+    )
+    template = project / "k8s" / "components" / "canary" / "analysistemplate.yaml"
+    text = template.read_text(encoding="utf-8")
+    for slow, quick in SHORTER.items():
+        assert slow in text
+        text = text.replace(slow, quick)
+    template.write_text(text, encoding="utf-8")
+    return project
+
+
+@pytest.fixture(scope="module")
+def staging(cluster: Cluster, project: Path, images: tuple[str, str], storage_url: str) -> Canary:
+    """Return the service in staging, in its older version, with all pods ready."""
+    canary.start_controller(cluster)
+    running = Canary(cluster, project, images[0], "staging")
+    canary.start_prometheus(cluster, {running.namespace: f"{running.name}-staging"})
+    running.connect(storage_url)
+    running.release(images[0])
+    running.apply()
+    running.reach("Healthy")
+    running.ready(2)
+    return running
+
+
+@pytest.fixture
+def stable(staging: Canary) -> Iterator[Canary]:
+    """Return it with one version on all pods, and bring that back whatever the test did."""
+    release = (staging.overlay / "release" / "kustomization.yaml").read_text(encoding="utf-8")
+    settings = (staging.overlay / "settings.env").read_text(encoding="utf-8")
+    yield staging
+    (staging.overlay / "release" / "kustomization.yaml").write_text(release, encoding="utf-8")
+    (staging.overlay / "settings.env").write_text(settings, encoding="utf-8")
+    staging.apply()
+    staging.argo("promote", staging.name, "--full")
+    staging.reach("Healthy")
+    staging.ready(2)
+
+
+def test_a_good_version_is_promoted(stable: Canary, images: tuple[str, str]) -> None:
+    with stable.load(rate=40) as requests:
+        stable.release(images[1])
+        stable.apply()
+        stable.cluster.within(60, lambda: stable.analyses() == ["Running"], stable.namespace)
+        mixed = stable.versions()
+        stable.reach("Healthy")
+        counted = requests.stop()
+
+    assert mixed == {"1.0.0", "1.1.0"}
+    assert stable.versions() == {"1.1.0"}
+    assert stable.analyses() == ["Successful", "Successful"]
+    assert (counted.failed, counted.failures[1:]) == (0, [])
+
+
+def test_a_version_that_fails_requests_is_taken_back(stable: Canary, images: tuple[str, str]) -> None:
+    with stable.load(rate=40) as requests:
+        stable.release(images[1])
+        # No request is done in so short a time: each is answered with 504.
+        stable.set(REQUEST_TIMEOUT_SECONDS="0.0001")
+        stable.apply()
+        status = stable.reach("Degraded")
+        counted = requests.stop()
+    stable.ready(2)
+
+    assert status["abort"] is True
+    assert "error-ratio" in status["message"]
+    assert stable.analyses() == ["Failed"]
+    assert stable.versions() == {"1.0.0"}
+    assert 0 < counted.failed < counted.sent / 2
+
+
+def test_without_requests_nothing_is_promoted_and_nothing_taken_back(stable: Canary, images: tuple[str, str]) -> None:
+    stable.release(images[1])
+    stable.apply()
+    status = stable.reach("Paused")
+
+    assert stable.analyses() == ["Inconclusive"]
+    assert not status.get("abort")
+    assert [pause["reason"] for pause in status["pauseConditions"]] == ["InconclusiveAnalysisRun"]
+    assert stable.versions() == {"1.0.0", "1.1.0"}

@@ -1,0 +1,79 @@
+"""`make smoke`: wait until the version of the release answers, is ready, and lists its items."""
+
+import json
+import re
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tools.kubectl import Cluster, ClusterError
+from tools.overlay import SERVICE
+
+PAUSE_SECONDS = 1
+
+
+def smoke(version: str, url: str, cluster: Cluster | None, patience: float) -> None:
+    """Wait until the version serves, at `url` or else through a tunnel into the cluster, up to `patience` seconds.
+
+    Raises:
+        ClusterError: it does not; the message says what was seen last.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        left = max(1.0, deadline - time.monotonic())
+        try:
+            if url or not cluster:
+                problem = fault(url, version, min(left, 10))
+            else:
+                # A tunnel leads to one pod, and that may be one of the old version: each look takes a new one.
+                with tunnel(cluster, left) as address:
+                    problem = fault(address, version, min(left, 10))
+        except ClusterError as error:
+            problem = str(error)
+        if not problem:
+            return
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{SERVICE} {version} does not serve. Seen last: {problem}")
+        time.sleep(PAUSE_SECONDS)
+
+
+def fault(address: str, version: str, timeout: float) -> str:
+    """What is wrong with the service at this address; nothing when all is well."""
+    for path in ("/", "/health/ready", "/api/v1/items"):
+        try:
+            with urllib.request.urlopen(f"{address.rstrip('/')}{path}", timeout=timeout) as answer:  # noqa: S310
+                body = answer.read(1_000_000)
+            if path == "/" and (found := json.loads(body)["version"]) != version:
+                return f"GET {path} is answered by version {found}"
+        except urllib.error.HTTPError as error:
+            return f"GET {path}: {error.code} {error.read(300).decode(errors='replace')}"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"GET {path}: {error}"
+    return ""
+
+
+@contextmanager
+def tunnel(cluster: Cluster, patience: float) -> Iterator[str]:
+    """An address of this machine that leads to a pod of the service.
+
+    Raises:
+        ClusterError: there is none within `patience` seconds.
+    """
+    command = ["kubectl", *cluster.flags, "port-forward", "--address", "127.0.0.1", f"svc/{SERVICE}", ":80"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        watchdog = threading.Timer(patience + 10, process.kill)
+        watchdog.start()
+        try:
+            said = process.stdout.readline() if process.stdout else ""
+            port = re.search(r"127\.0\.0\.1:(\d+)", said)
+            if not port:
+                process.kill()
+                raise ClusterError((process.stderr.read() if process.stderr else "").strip() or "no tunnel")
+            yield f"http://127.0.0.1:{port[1]}"
+        finally:
+            watchdog.cancel()
+            process.kill()
