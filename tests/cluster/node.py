@@ -128,12 +128,17 @@ class Node:
         program.until(lambda: self._sandbox.run("ctr", "version").returncode == 0)
         return program
 
-    def load(self, *images: str) -> None:
-        """Give the node images that the container engine has."""
-        archive = self._sandbox.folder / "images.tar"
-        docker("image", "save", "--output", str(archive), *images)
-        self._sandbox.do("ctr", "--namespace", "k8s.io", "images", "import", archive)
+    def load(self, image: str) -> str:
+        """Give the node an image that the container engine has; return its digest, by which it is known there too."""
+        archive = self._sandbox.folder / "image.tar"
+        docker("image", "save", "--output", str(archive), image)
+        images = ("ctr", "--namespace", "k8s.io", "images")
+        self._sandbox.do(*images, "import", archive)
         archive.unlink()
+        listed = self._sandbox.do(*images, "list", f"name=={image}").splitlines()
+        _, _, digest, *_ = listed[-1].split()
+        self._sandbox.do(*images, "tag", "--force", image, f"{image.rpartition(':')[0]}@{digest}")
+        return digest
 
 
 def _make_tools() -> None:

@@ -11,6 +11,7 @@ import deployed
 import needs
 import pytest
 import sandbox
+from deployed import Images
 from kube import Cluster
 
 VERSIONS = ("1.0.0", "1.1.0")
@@ -29,17 +30,14 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def rolling(cookies_session: Any, environment: dict[str, str]) -> Path:
-    """Return a service that replaces its pods one by one, and that no one reaches from outside."""
-    return deployed.generate(
-        cookies_session, environment, deployment="kubectl", release_strategy="rolling", exposure="cluster-internal"
-    )
+    """Return a service that replaces its pods one by one."""
+    return deployed.generate(cookies_session, environment, release_strategy="rolling")
 
 
 @pytest.fixture(scope="session")
-def images(cluster: Cluster, rolling: Path) -> tuple[str, str]:
+def images(cluster: Cluster, rolling: Path) -> Images:
     """Return two versions of the image of production, which the node has."""
-    older, newer = (deployed.build(rolling, version) for version in VERSIONS)
-    cluster.node.load(older, newer)
+    older, newer = (deployed.build(cluster, rolling, version) for version in VERSIONS)
     return older, newer
 
 
@@ -50,7 +48,7 @@ def storage_url(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
-def prod(cluster: Cluster, rolling: Path, images: tuple[str, str], storage_url: str) -> deployed.Service:
+def prod(cluster: Cluster, rolling: Path, images: Images, storage_url: str) -> deployed.Service:
     """Return the service in production, in its older version, with all pods ready."""
     running = deployed.Service(cluster, rolling, images[0])
     running.connect(storage_url)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployed import Service
+from deployed import Images, Service
 from sandbox import processes_of
 
 pytestmark = pytest.mark.cluster
@@ -97,7 +97,6 @@ def test_without_hook_readiness_and_grace_a_restart_does_lose_requests(prod: Ser
             prod.restart()
             counted = requests.stop()
     finally:
-        prod.kubectl("rollout", "undo", f"deployment/{prod.name}", "--to-revision=1")
         prod.apply()
         prod.rolled_out()
     print(counted)  # noqa: T201 - the number is the proof
@@ -127,7 +126,7 @@ def test_a_changed_setting_rolls_the_pods_and_undo_brings_the_old_one_back(prod:
     assert settings() == before
 
 
-def test_a_newer_version_takes_over_and_undo_brings_the_old_one_back(prod: Service, images: tuple[str, str]) -> None:
+def test_a_newer_version_takes_over_and_undo_brings_the_old_one_back(prod: Service, images: Images) -> None:
     prod.release(images[1])
     prod.apply()
     prod.rolled_out()
