@@ -36,7 +36,7 @@ def python_of(project: Path) -> Path:
 ANSWERS = [
     {"slo_availability": "95", "slo_latency_ms": "5", "database": "none"},
     {"slo_availability": "99.99", "slo_latency_ms": "10000"},
-    {"slo_availability": "99.975", "slo_latency_ms": "1000", "database": "none", "project_slug": "null", "team": "1e3"},
+    {"slo_availability": "99.975", "slo_latency_ms": "1000", "database": "none", "project_slug": "e1", "team": "1e3"},
     {"slo_availability": "99.5", "slo_latency_ms": "12", "observability_stack": "no"},
     {"slo_availability": "97.0", "slo_latency_ms": "2500", "database": "none", "observability_stack": "no"},
     {"slo_availability": "99.9", "slo_latency_ms": "300"},

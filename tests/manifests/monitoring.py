@@ -1,10 +1,12 @@
 """Checks of how Prometheus and Grafana come to know of a service in a cluster."""
 
-import re
+import json
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import yaml
+from identity import NAMESPACES
 from rendered import Overlay, labels, matches, title
 
 
@@ -41,50 +43,81 @@ def series_are_called_as_rules_and_dashboards_do(overlay: Overlay) -> Iterator[s
             yield f"{title(one)}: the job is {given}, not {job(overlay)}"
 
 
-def rules(overlay: Overlay) -> list[Mapping[str, Any]]:
-    """The groups of the service's own rules, as an environment has to have them.
+# Where the rules of each object stand, by the end of its name.
+SOURCES = {
+    "recording": "observability/prometheus/recording.yml",
+    "alerts": "observability/prometheus/alerts.yml",
+    "kubernetes": "k8s/components/monitoring/alerts.yml",
+}
 
-    Only the job, what an alert is worth, and where Grafana is, may differ from those that the local stack has.
+
+def groups(overlay: Overlay, source: str) -> list[Mapping[str, Any]]:
+    """The groups of a file as an environment has to have them.
+
+    Only the job, the namespace, what an alert is worth and where Grafana is may differ from what promtool tested.
     """
-    folder = overlay.project / "observability" / "prometheus"
-    grafana = f"https://grafana.{overlay.answers['domain']}/"
-    groups: list[Mapping[str, Any]] = []
-    for name in ("recording.yml", "alerts.yml"):
-        text = (folder / name).read_text(encoding="utf-8").replace("http://localhost:3000/", grafana)
-        if overlay.environment != "prod":
-            text = re.sub(rf'job="{overlay.slug}"', f'job="{job(overlay)}"', text)
-            text = re.sub(r"severity: page\b", "severity: ticket", text)
-        groups += yaml.safe_load(text)["groups"]
-    return groups
+    text = json.dumps(yaml.safe_load((overlay.project / source).read_text(encoding="utf-8"))["groups"])
+    elsewhere = {
+        f'job=\\"{overlay.slug}\\"': f'job=\\"{job(overlay)}\\"',
+        f'"job": "{overlay.slug}"': f'"job": "{job(overlay)}"',
+        'namespace=\\"production\\"': f'namespace=\\"{NAMESPACES[overlay.environment]}\\"',
+        '"severity": "page"': f'"severity": "{"page" if overlay.environment == "prod" else "ticket"}"',
+        "http://localhost:3000/": f"https://grafana.{overlay.answers['domain']}/",
+    }
+    for here, there in elsewhere.items():
+        text = text.replace(here, there)
+    result: list[Mapping[str, Any]] = json.loads(text)
+    return result
 
 
-def rules_are_those_of_the_local_stack(overlay: Overlay) -> Iterator[str]:
-    """What promtool tested is what the cluster has."""
-    wanted = {group["name"]: group for group in rules(overlay)} if overlay.environment != "dev" else {}
+def rules_are_those_that_were_tested(overlay: Overlay) -> Iterator[str]:
+    """What promtool tested, and the local stack judges by, is what the cluster has."""
+    found = {one["metadata"]["name"]: one["spec"]["groups"] for one in overlay.of("PrometheusRule")}
+    wanted = {f"{overlay.slug}-{name}": source for name, source in SOURCES.items()}
+    if found.keys() != (wanted.keys() if overlay.environment != "dev" else set()):
+        yield f"the rules are in {sorted(found)}, not in {sorted(wanted)}"
+        return
+    for name, has in found.items():
+        yield from _differences(name, groups(overlay, wanted[name]), has)
+
+
+def _differences(name: str, wanted: Any, found: Any) -> Iterator[str]:
+    """Where two structures are not the same, down to the value."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        for key in wanted.keys() | found.keys():
+            yield from _differences(f"{name}.{key}", wanted.get(key), found.get(key))
+    elif isinstance(wanted, list) and isinstance(found, list):
+        for number, (right, one) in enumerate(zip_longest(wanted, found)):
+            yield from _differences(f"{name}.{number}", right, one)
+    elif _folded(wanted) != _folded(found):
+        yield f"{name}: is {found!r}, not {wanted!r}"
+
+
+def _folded(value: Any) -> Any:
+    """Kustomize adds an empty line to folded text where a line begins with a space."""
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def dashboards_are_those_of_the_local_stack(overlay: Overlay) -> Iterator[str]:
+    """One Grafana shows all environments, so they are there once, in prod. Names keep services apart."""
+    files = {path.name: path for path in (overlay.project / "observability" / "grafana" / "dashboards").glob("*.json")}
+    wanted = files if overlay.environment == "prod" else {}
     found = {
-        group["name"]: group
-        for one in overlay.of("PrometheusRule")
-        if one["metadata"]["name"] == overlay.slug
-        for group in one["spec"]["groups"]
+        name.removeprefix(f"{overlay.slug}-"): text
+        for one in overlay.of("ConfigMap")
+        if labels(one).get("grafana_dashboard") == "1"
+        for name, text in one["data"].items()
     }
     if wanted.keys() != found.keys():
-        yield f"the groups of rules are {sorted(found)}, not {sorted(wanted)}"
+        yield f"the dashboards are {sorted(found)}, not {sorted(wanted)}"
     for name in wanted.keys() & found.keys():
-        if wanted[name].keys() - {"rules"} != found[name].keys() - {"rules"} or any(
-            wanted[name][key] != found[name][key] for key in wanted[name].keys() - {"rules"}
-        ):
-            yield f"group {name}: is not that of the local stack"
-        if len(wanted[name]["rules"]) != len(found[name]["rules"]):
-            yield f"group {name}: has {len(found[name]['rules'])} rules, not {len(wanted[name]['rules'])}"
-        for right, rule in zip(wanted[name]["rules"], found[name]["rules"], strict=False):
-            for key in sorted(right.keys() | rule.keys()):
-                if right.get(key) != rule.get(key):
-                    which = right.get("alert", right.get("record"))
-                    yield f"group {name}, {which}: {key} is {rule.get(key)!r}, not {right.get(key)!r}"
+        if json.loads(found[name]) != json.loads(wanted[name].read_text(encoding="utf-8")):
+            yield f"dashboard {name}: is not that of the local stack"
 
 
 CHECKS = (
     one_service_is_scraped_at_a_port_that_it_has,
     series_are_called_as_rules_and_dashboards_do,
-    rules_are_those_of_the_local_stack,
+    rules_are_those_that_were_tested,
+    dashboards_are_those_of_the_local_stack,
 )

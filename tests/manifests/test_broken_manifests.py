@@ -8,6 +8,7 @@ from typing import Any
 
 import capacity
 import delivery
+import differences
 import identity
 import monitoring
 import network
@@ -21,6 +22,7 @@ from test_manifests import CHECKS
 pytestmark = pytest.mark.ci
 
 GONE = object()
+
 
 # Fields, as a fieldPath of kustomize names them.
 SPEC = "spec.template.spec"
@@ -56,9 +58,14 @@ class Mistake:
         (overlay,) = [one for one in overlays if str(one) == f"{self.profile}/{self.environment}"]
         objects = copy.deepcopy(overlay.objects)
         name = None if self.name is None else overlay.slug + self.name
-        broken = next(one for one in objects if one["kind"] == self.kind and name in (None, one["metadata"]["name"]))
+        broken = next(one for one in objects if one["kind"] == self.kind and name in (None, plain(one)))
         put(broken, self.path, self.value)
         return overlay, overlay.having(objects)
+
+
+def plain(one: Object) -> str:
+    """The name of an object, without the hash that kustomize appends to that of a ConfigMap."""
+    return re.sub("(?<=-settings)-[a-z0-9]{10}$", "", one["metadata"]["name"])
 
 
 def put(one: Object, path: str, value: Any) -> None:
@@ -144,7 +151,7 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     ),
     (
         identity.what_is_referred_to_is_there,
-        Mistake("ConfigMap", "metadata.name", "sre-demo-api-settings"),
+        Mistake("ConfigMap", "metadata.name", "sre-demo-api-settings", "-settings"),
         "there is no ConfigMap sre-demo-api-settings-",
     ),
     (
@@ -240,22 +247,22 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     (
         pods.the_grace_period_is_longer_than_the_exit,
         Mistake("Deployment", f"{SPEC}.terminationGracePeriodSeconds", 38),
-        "is killed after 38 s, and may need 38",
+        "is killed after 38 s, and may need 40",
     ),
     (
         pods.the_grace_period_is_longer_than_the_exit,
-        Mistake("ConfigMap", "data.DRAIN_SECONDS", "10"),
+        Mistake("ConfigMap", "data.DRAIN_SECONDS", "10", "-settings"),
         "is killed after 45 s, and may need 48",
     ),
     (pods.the_grace_period_is_longer_than_the_exit, Mistake("Deployment", f"{APP}.lifecycle", GONE), "still come"),
     (
         pods.settings_are_ones_that_the_service_knows,
-        Mistake("ConfigMap", "data.LOGLEVEL", "INFO"),
+        Mistake("ConfigMap", "data.LOGLEVEL", "INFO", "-settings"),
         "LOGLEVEL is no setting",
     ),
     (
         pods.settings_are_ones_that_the_service_knows,
-        Mistake("ConfigMap", "data.LOG_LEVEL", "LOUD"),
+        Mistake("ConfigMap", "data.LOG_LEVEL", "LOUD", "-settings"),
         "LOG_LEVEL",
     ),
     (
@@ -313,7 +320,7 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     ),
     (
         network.holes_lead_where_the_settings_do,
-        Mistake("ConfigMap", "data.OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4319"),
+        Mistake("ConfigMap", "data.OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4319", "-settings"),
         "has to [('TCP', 4319)",
     ),
     (
@@ -474,19 +481,34 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
         "the job is []",
     ),
     (
-        monitoring.rules_are_those_of_the_local_stack,
-        Mistake("PrometheusRule", "spec.groups.0.rules.0.expr", "up", ""),
-        "expr is 'up'",
+        monitoring.rules_are_those_that_were_tested,
+        Mistake("PrometheusRule", "spec.groups.0.rules.0.expr", "up", "-recording"),
+        "is 'up', not",
     ),
     (
-        monitoring.rules_are_those_of_the_local_stack,
-        Mistake("PrometheusRule", "spec.groups.0", GONE, ""),
-        "the groups of rules are",
+        monitoring.rules_are_those_that_were_tested,
+        Mistake("PrometheusRule", "spec.groups.0.rules.0.labels.severity", "page", "-alerts", environment="staging"),
+        "is 'page', not 'ticket'",
     ),
     (
-        monitoring.rules_are_those_of_the_local_stack,
-        Mistake("PrometheusRule", "spec.groups.0.rules.0", GONE, ""),
-        "rules, not",
+        monitoring.rules_are_those_that_were_tested,
+        Mistake("PrometheusRule", "spec.groups.0.rules.0", GONE, "-alerts"),
+        "is None, not",
+    ),
+    (
+        monitoring.rules_are_those_that_were_tested,
+        Mistake("PrometheusRule", "metadata.name", "other"),
+        "the rules are in",
+    ),
+    (
+        monitoring.dashboards_are_those_of_the_local_stack,
+        Mistake("ConfigMap", "metadata.labels.grafana_dashboard", GONE, "-dashboard-slo"),
+        "the dashboards are",
+    ),
+    (
+        monitoring.dashboards_are_those_of_the_local_stack,
+        Mistake("ConfigMap", "data.[sre-demo-api-slo-error-budget.json]", "{}", "-dashboard-slo"),
+        "dashboard slo-error-budget.json",
     ),
     # delivery
     (
@@ -695,6 +717,32 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     ),
 ]
 
+# Each row of the page that says how environments differ, and a value that it does not say.
+DIFFERENCES = [
+    (Mistake("HorizontalPodAutoscaler", "spec.minReplicas", 4), "Pods is 4 to 12, not 3 to 12"),
+    (Mistake("Deployment", f"{APP}.resources.requests.cpu", "1"), "CPU that a pod requests is 1, not 300m"),
+    (Mistake("Deployment", f"{APP}.resources.limits.memory", "1Gi"), "Memory of a pod is 1Gi"),
+    (Mistake("ConfigMap", "data.LOG_LEVEL", "DEBUG", "-settings"), "Log level is DEBUG"),
+    (Mistake("ConfigMap", "data.OTEL_TRACES_SAMPLER_ARG", "1", "-settings"), "Traces sampled is 100 %, not 10 %"),
+    (Mistake("Gateway", "kind", "Other"), "Reached from outside is no"),
+    (Mistake("ConfigMap", "data.STORAGE_URL", "sqlite:///x", "-settings"), "Items live in is SQLite"),
+    (Mistake("PodDisruptionBudget", "spec.maxUnavailable", 2), "Pods away at once for a drain is 2"),
+    (Mistake("Deployment", f"{SPEC}.topologySpreadConstraints.0", GONE), "Spread over is nodes, not zones and nodes"),
+    (
+        Mistake("Namespace", "metadata.labels.[pod-security.kubernetes.io/enforce-version]", "latest"),
+        "Pod Security is restricted, latest",
+    ),
+    (Mistake("LimitRange", "kind", "Other"), "Bounds of the namespace is quota,"),
+    (Mistake("Role", "kind", "Other", "-deployer"), "Roles is on-call"),
+    (Mistake("PrometheusRule", "kind", "Other", "-alerts", environment="staging"), "Alerts is none"),
+    (
+        Mistake("ConfigMap", "metadata.labels.grafana_dashboard", "1", "-settings", environment="staging"),
+        "Dashboards is yes, not no",
+    ),
+    (Mistake("Role", "kind", "Rollout"), "A new version is canary"),
+]
+MISTAKES += [(differences.environments_differ_as_the_page_says, mistake, told) for mistake, told in DIFFERENCES]
+
 
 @pytest.mark.parametrize(("check", "mistake", "told"), MISTAKES, ids=lambda one: getattr(one, "__name__", str(one)))
 def test_a_mistake_is_found(check: Check, mistake: Mistake, told: str, overlays: list[Overlay]) -> None:
@@ -707,6 +755,12 @@ def test_a_mistake_is_found(check: Check, mistake: Mistake, told: str, overlays:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_every_check_is_known_to_find_something(check: Check) -> None:
     assert check in {proven for proven, _, _ in MISTAKES}
+
+
+def test_every_row_of_the_page_is_known_to_be_read() -> None:
+    assert {row for row in differences.ROWS if any(told.startswith(f"{row} is") for _, told in DIFFERENCES)} == set(
+        differences.ROWS
+    )
 
 
 # A mistake in an object, and what the schemas say to it.
@@ -738,6 +792,6 @@ def test_what_no_api_server_knows_is_found(mistake: Mistake, told: str, overlays
 def test_what_only_a_newer_kubernetes_knows_is_found(overlays: list[Overlay]) -> None:
     _, newer = Mistake("Deployment", f"{APP}.lifecycle.stopSignal", "SIGTERM").made(overlays)
 
-    told = [problem.rpartition("(")[2] for problem in schemas.problems(newer.objects)]
+    told = [problem.rpartition("(")[2] for problem in schemas.problems(tuple(newer.of("Deployment")))]
 
     assert told == ["Kubernetes 1.30)", "Kubernetes 1.31)", "Kubernetes 1.32)"]

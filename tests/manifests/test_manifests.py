@@ -3,10 +3,11 @@
 Each check can fail: `test_broken_manifests.py` breaks what it looks at.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import capacity
 import delivery
+import differences
 import identity
 import monitoring
 import network
@@ -18,25 +19,33 @@ from rendered import Overlay
 # Kustomize and the definitions of custom resources need Go.
 pytestmark = pytest.mark.ci
 
-CHECKS = [check for module in (identity, pods, network, capacity, monitoring, delivery) for check in module.CHECKS]
+CHECKS = [
+    check
+    for module in (identity, pods, network, capacity, monitoring, delivery, differences)
+    for check in module.CHECKS
+]
 
 
-def assert_nothing(problems: list[str]) -> None:
-    assert not problems, "\n".join([f"{len(problems)} problems", *problems[:50]])
+def assert_nothing(problems: Iterable[tuple[Overlay, str]]) -> None:
+    """Each problem once, with where it is."""
+    places: dict[str, list[str]] = {}
+    for overlay, problem in problems:
+        places.setdefault(problem, []).append(str(overlay))
+    assert not places, "\n".join(f"{problem} (in {len(where)}: {where[0]})" for problem, where in places.items())
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_in_every_overlay(check: Callable[[Overlay], Iterator[str]], overlays: list[Overlay]) -> None:
-    assert_nothing([f"{overlay}: {problem}" for overlay in overlays for problem in check(overlay)])
+    assert_nothing((overlay, problem) for overlay in overlays for problem in check(overlay))
 
 
 def test_every_kubernetes_from_1_30_on_knows_all_fields_of_all_objects(overlays: list[Overlay]) -> None:
     assert schemas.versions()[0] == "1.30"
-    assert_nothing([f"{overlay}: {problem}" for overlay in overlays for problem in schemas.problems(overlay.objects)])
+    assert_nothing((overlay, problem) for overlay in overlays for problem in schemas.problems(overlay.objects))
 
 
 def test_kustomize_warns_of_nothing(overlays: list[Overlay]) -> None:
-    assert_nothing([f"{overlay}: {overlay.warnings}" for overlay in overlays if overlay.warnings])
+    assert_nothing((overlay, overlay.warnings) for overlay in overlays if overlay.warnings)
 
 
 def test_a_service_has_the_same_selectors_whatever_else_was_answered(overlays: list[Overlay]) -> None:

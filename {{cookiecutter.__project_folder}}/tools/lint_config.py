@@ -19,7 +19,7 @@ from tools.compose import ROOT, DockerError, services
 
 @dataclass(frozen=True)
 class Check:
-    """A program that judges the folder in `observability` that has its service's name.
+    """A program that judges a folder.
 
     Args:
         service: the one in `docker-compose.yml` whose image holds the program.
@@ -27,17 +27,19 @@ class Check:
         program: its path in the image.
         arguments: its command line, quoted as for a shell; `folder` stands for the folder, and `*` in a name for all
             files that fit.
+        place: the folder, if it is not the one in `observability` that has the service's name.
     """
 
     service: str
     variable: str
     program: str
     arguments: str
+    place: str = ""
 
     @property
     def folder(self) -> Path:
         """What it judges."""
-        return ROOT / "observability" / self.service
+        return ROOT / (self.place or f"observability/{self.service}")
 
     @property
     def chosen(self) -> bool:
@@ -48,7 +50,7 @@ class Check:
     @property
     def name(self) -> str:
         """What it does, for people."""
-        return f"{Path(self.program).name} {self.arguments.replace('folder', f'observability/{self.service}')}"
+        return f"{Path(self.program).name} {self.arguments.replace('folder', str(self.folder.relative_to(ROOT)))}"
 
     def command(self, services: Mapping[str, Any]) -> list[str]:
         """How to run it here.
@@ -81,10 +83,15 @@ _NOTIFICATION = (
     "--template.glob=folder/templates/notification.tmpl"
 )
 
+# Alerts on what only a cluster measures.
+_KUBERNETES = "k8s/components/monitoring"
+
 CHECKS = (
     Check("prometheus", "PROMTOOL", "/bin/promtool", "check config folder/prometheus.yml"),
     Check("prometheus", "PROMTOOL", "/bin/promtool", "check rules --lint-fatal folder/recording.yml folder/alert*.yml"),
     Check("prometheus", "PROMTOOL", "/bin/promtool", "test rules folder/tests/*.yml"),
+    Check("prometheus", "PROMTOOL", "/bin/promtool", "check rules --lint-fatal folder/alerts.yml", _KUBERNETES),
+    Check("prometheus", "PROMTOOL", "/bin/promtool", "test rules folder/tests/*.yml", _KUBERNETES),
     Check("alertmanager", "AMTOOL", "/bin/amtool", "check-config folder/alertmanager.yml"),
     Check("alertmanager", "AMTOOL", "/bin/amtool", f"template render {_NOTIFICATION}"),
     Check("loki", "LOKI", "/usr/bin/loki", "-verify-config -config.file=folder/loki.yaml"),
