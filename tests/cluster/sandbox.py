@@ -98,6 +98,7 @@ class Sandbox:
 
     Attributes:
         folder: holds everything that is written, and is gone afterwards. Its `resolv.conf` is the one in there.
+        left: what is on the machine after the end, and was not before the start.
     """
 
     def __init__(self) -> None:
@@ -106,10 +107,13 @@ class Sandbox:
         self._outer: subprocess.Popen[bytes] | None = None
         self._first = 0
         self._programs: list[Program] = []
+        self._before: set[str] = set()
+        self.left: set[str] = set()
 
     def __enter__(self) -> Self:
         within(TURN, self._take_turn, lambda: f"another run holds {LOCK}", pause=1)
         self._clear()
+        self._before = traces()
         if used := [str(group) for group in _pod_groups() if _processes(group)]:
             raise ClusterError(f"a kubelet runs on this machine already: {', '.join(used)}")
         self.folder.mkdir(mode=0o711)
@@ -144,6 +148,7 @@ class Sandbox:
         for program in self._programs:
             program.process.wait()
         self._clear()
+        self.left = traces() - self._before
         self._turn.close()
 
     def _take_turn(self) -> bool:

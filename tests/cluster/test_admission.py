@@ -1,12 +1,12 @@
 """A real API server takes every overlay of every service, twice and without drift, and refuses what is broken."""
 
+import functools
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
-import crds
 import node
 import pytest
 import yaml
@@ -23,24 +23,10 @@ ORDINARY = "gateway-api-rolling-kubectl"
 Object = dict[str, Any]
 
 
-def definitions() -> Iterator[str]:
-    """Every custom resource that a service may use, as its project defines it."""
-    for project, archive in crds.archives().items():
-        with zipfile.ZipFile(archive) as files:
-            for name in files.namelist():
-                folder, _, file = name.partition("@")[2].partition("/")[2].rpartition("/")
-                if folder == crds.FOLDERS[project] and file.endswith(".yaml"):
-                    text = files.read(name).decode()
-                    if "\nkind: CustomResourceDefinition" in text:
-                        yield text
-
-
 @pytest.fixture(scope="module")
-def asleep(cluster: Cluster) -> Iterator[Cluster]:
-    """Return the cluster with all custom resources, and no room for new pods: these are only to be admitted."""
-    for text in definitions():
-        cluster.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=text)
-    cluster.wait("condition=Established", "crd", "--all")
+def asleep(extended: Cluster) -> Iterator[Cluster]:
+    """Return the cluster without room for new pods: what comes is only to be admitted."""
+    cluster = extended
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "argocd"}})
     cluster.kubectl("cordon", node.NAME)
     yield cluster
@@ -55,6 +41,7 @@ def asleep(cluster: Cluster) -> Iterator[Cluster]:
 def generate(cookies_session: Any) -> Callable[[str], Path]:
     """Return a function that generates the service of a profile."""
 
+    @functools.cache
     def bake(profile: str) -> Path:
         answers = {"project_slug": SLUG} | dict(PROFILES[profile])
         result = cookies_session.bake(extra_context=answers, template=str(ROOT))
@@ -141,30 +128,31 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("mistake", BROKEN)
-def test_what_is_broken_is_refused(asleep: Cluster, generate: Callable[[str], Path], mistake: str) -> None:
-    make, reason = BROKEN[mistake]
+@pytest.fixture(scope="module")
+def ordinary(asleep: Cluster, generate: Callable[[str], Path]) -> str:
+    """Return the manifests of an ordinary service's production, which the cluster has."""
     text = asleep.kubectl("kustomize", str(generate(ORDINARY) / "k8s" / "overlays" / "prod"))
-    asleep.kubectl("apply", "--server-side", "--filename=-", "--force-conflicts", stdin=text)
-    objects = {one["kind"]: one for one in yaml.safe_load_all(text)}
+    asleep.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=text)
+    return text
 
-    done = asleep.try_kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(make(objects)))
+
+def tried(cluster: Cluster, text: str, make: Callable[[Mapping[str, Object]], Object]) -> CompletedProcess[str]:
+    """Have the server judge an object that is made of the manifests."""
+    objects = {one["kind"]: one for one in yaml.safe_load_all(text)}
+    return cluster.try_kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(make(objects)))
+
+
+@pytest.mark.parametrize("mistake", BROKEN)
+def test_what_is_broken_is_refused(asleep: Cluster, ordinary: str, mistake: str) -> None:
+    make, reason = BROKEN[mistake]
+
+    done = tried(asleep, ordinary, make)
 
     assert done.returncode != 0
     assert reason in done.stderr
 
 
-def test_the_pod_that_is_broken_for_the_tests_is_admitted_as_it_is(
-    asleep: Cluster, generate: Callable[[str], Path]
-) -> None:
-    objects = {
-        one["kind"]: one
-        for one in yaml.safe_load_all(
-            asleep.kubectl("kustomize", str(generate(ORDINARY) / "k8s" / "overlays" / "prod"))
-        )
-    }
-    same = _pod_with("terminationGracePeriodSeconds", 45)(objects)
-
-    done = asleep.try_kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(same))
+def test_what_is_broken_there_is_admitted_as_it_is(asleep: Cluster, ordinary: str) -> None:
+    done = tried(asleep, ordinary, _pod_with("terminationGracePeriodSeconds", 45))
 
     assert done.returncode == 0, done.stderr

@@ -68,11 +68,11 @@ def project(cookies_session: Any, environment: Mapping[str, str]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def staging(cluster: Cluster, project: Path, images: Images, storage_url: str) -> Canary:
+def staging(extended: Cluster, project: Path, images: Images, storage_url: str) -> Canary:
     """Return the service in staging, in its older version, with all pods ready."""
-    canary.start_controller(cluster)
-    running = Canary(cluster, project, images[0], "staging")
-    canary.start_prometheus(cluster, {running.namespace: f"{running.name}-staging"})
+    canary.start_controller(extended)
+    running = Canary(extended, project, images[0], "staging")
+    canary.start_prometheus(extended, {running.namespace: f"{running.name}-staging"})
     running.connect(storage_url)
     running.release(images[0])
     running.apply()
