@@ -52,16 +52,17 @@ def build(cluster: Cluster, project: Path, version: str) -> Image:
         bases.require()
     except (bases.NoBaseError, OSError) as error:
         pytest.fail(str(error), pytrace=False)
-    command = ["make", "image-production", f"IMAGE={REPOSITORY}", f"VERSION={version}"]
+    # Two tests at a time may build it on one machine.
+    here = f"{REPOSITORY}-{os.getpid()}"
+    command = ["make", "image-production", f"IMAGE={here}", f"VERSION={version}"]
     variables = os.environ | {"BUILDKIT_PROGRESS": "plain"}
     done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
-    name = f"{REPOSITORY}:{version}"
-    docker("tag", f"{REPOSITORY}:production", name)
     try:
-        return Image(name, version, cluster.node.load(name))
+        name = f"{REPOSITORY}:{version}"
+        return Image(name, version, cluster.node.load(f"{here}:production", name))
     finally:
-        docker("image", "rm", "--force", name, f"{REPOSITORY}:production")
+        docker("image", "rm", "--force", f"{here}:production")
 
 
 def start_database(cluster: Cluster) -> str:
