@@ -19,8 +19,8 @@ FOLDER = "{{cookiecutter.__project_folder}}"
 # The hooks are scripts, not a package; this is how a test imports one.
 sys.path.insert(0, str(ROOT / "hooks"))
 
-# What the tests of a cluster and those of a container engine share with each other.
-sys.path += [str(ROOT / "tests" / "live"), str(ROOT / "tests" / "cluster")]
+# What tests share that stand in folders of their own.
+sys.path += [str(ROOT / "tests" / folder) for folder in ("live", "manifests", "cluster")]
 
 pytest_plugins = ["shared"]
 

@@ -14,11 +14,7 @@ SCRAPE = 5
 
 
 def start_controller(cluster: Cluster) -> None:
-    """Start the controller of Argo Rollouts, which brings its own kinds of objects."""
-    definitions = components.sources("argo-rollouts") / "manifests" / "crds"
-    # They are too large for the annotation of a client-side apply.
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "--kustomize", str(definitions))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/rollouts.argoproj.io", "--timeout=30s")
+    """Start the controller of Argo Rollouts, whose kinds of objects the cluster has to know."""
     # Where it looks for its own settings; there are none.
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "argo-rollouts"}})
     program = cluster.sandbox.start(
@@ -58,7 +54,7 @@ def start_prometheus(cluster: Cluster, jobs: dict[str, str]) -> None:
 def _config(kubeconfig: Path, jobs: dict[str, str]) -> dict[str, object]:
     """The labels that the operator writes for a ServiceMonitor on the port `metrics`."""
     found = "__meta_kubernetes"
-    labels = {"namespace": "namespace", "pod": "pod_name", "service": "service_name"}
+    labels = {"namespace": "namespace", "pod": "pod_name"}
     relabel: list[dict[str, object]] = [
         {"action": "keep", "source_labels": [f"{found}_endpointslice_port_name"], "regex": "metrics"}
     ]

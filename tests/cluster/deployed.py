@@ -3,26 +3,41 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bases
 import needs
 import pytest
 import yaml
 from conftest import ROOT
+from containers import docker
 from control_plane import ADDRESS, PODS
 from kube import Cluster
+from pki import CONTEXT
 from sandbox import Program
 from traffic import Load
 
-IMAGE = "localhost/test-cluster"
+REPOSITORY = "localhost/test-cluster"
 PASSWORD = "of-the-tests"  # noqa: S105 - reached by pods of the test only
 
 
+class Image(NamedTuple):
+    """A version of the service on the node."""
+
+    name: str
+    version: str
+    digest: str
+
+
+Images = tuple[Image, Image]
+
+
 def generate(cookies: Any, environment: Mapping[str, str], **answers: str) -> Path:
-    """Generate a service and commit it, as its users do."""
+    """Generate a service that no one reaches from outside and that kubectl deploys; commit it, as its users do."""
+    answers = {"image_repository": REPOSITORY, "deployment": "kubectl", "exposure": "cluster-internal"} | answers
     result = cookies.bake(extra_context=answers, template=str(ROOT))
     assert result.exception is None, repr(result.exception)
     project = Path(result.project_path)
@@ -31,19 +46,23 @@ def generate(cookies: Any, environment: Mapping[str, str], **answers: str) -> Pa
     return project
 
 
-def build(project: Path, version: str) -> str:
-    """Build the image of production by the service's own command; return its name."""
+def build(cluster: Cluster, project: Path, version: str) -> Image:
+    """Build the image of production by the service's own command, and give it to the node."""
     try:
         bases.require()
     except (bases.NoBaseError, OSError) as error:
         pytest.fail(str(error), pytrace=False)
-    command = ["make", "image-production", f"IMAGE={IMAGE}", f"VERSION={version}"]
+    # Two tests at a time may build it on one machine.
+    here = f"{REPOSITORY}-{os.getpid()}"
+    command = ["make", "image-production", f"IMAGE={here}", f"VERSION={version}"]
     variables = os.environ | {"BUILDKIT_PROGRESS": "plain"}
     done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
-    name = f"{IMAGE}:{version}"
-    subprocess.run(["docker", "tag", f"{IMAGE}:production", name], check=True, capture_output=True)
-    return name
+    try:
+        name = f"{REPOSITORY}:{version}"
+        return Image(name, version, cluster.node.load(f"{here}:production", name))
+    finally:
+        docker("image", "rm", "--force", f"{here}:production")
 
 
 def start_database(cluster: Cluster) -> str:
@@ -79,10 +98,11 @@ class Service:
         client: the label that makes a pod a client.
     """
 
-    def __init__(self, cluster: Cluster, project: Path, image: str, environment: str = "prod") -> None:
+    def __init__(self, cluster: Cluster, project: Path, image: Image, environment: str = "prod") -> None:
         self.cluster = cluster
         self.project = project
         self.image = image
+        self.environment = environment
         self.overlay = project / "k8s" / "overlays" / environment
         self.name = project.name
         settings = yaml.safe_load((self.overlay / "kustomization.yaml").read_text(encoding="utf-8"))
@@ -97,14 +117,17 @@ class Service:
         text = file.read_text(encoding="utf-8")
         file.write_text(text.replace("components/external-secrets", "components/plain-secret"), encoding="utf-8")
 
-    def release(self, image: str) -> None:
-        """Say which image runs, where the pipeline says it."""
-        repository, _, version = image.rpartition(":")
-        file = self.overlay / "release" / "kustomization.yaml"
-        release = yaml.safe_load(file.read_text(encoding="utf-8"))
-        release["images"][0] = {"name": self.name, "newName": repository, "newTag": version}
-        release["labels"][0]["pairs"]["app.kubernetes.io/version"] = version
-        file.write_text(yaml.safe_dump(release), encoding="utf-8")
+    def tool(self, name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the service's tools, as its `make` targets do, with this cluster as its only one."""
+        path = f"{self.cluster.programs}{os.pathsep}{os.environ['PATH']}"
+        known = {"PATH": path, "KUBECONFIG": str(self.cluster.kubeconfig), "CONTEXT": CONTEXT}
+        command = (sys.executable, "-m", f"tools.{name}", *arguments)
+        return self.cluster.sandbox.run(*command, cwd=self.project, environment=known | variables, timeout=300)
+
+    def release(self, image: Image) -> None:
+        """Say which image runs, as the pipeline does."""
+        done = self.tool("release", self.environment, image.digest, image.version)
+        assert done.returncode == 0, done.stderr
 
     def set(self, **settings: str) -> None:
         """Change settings where the overlay has them."""
@@ -136,7 +159,7 @@ class Service:
     def load(self, rate: int = 50, path: str = "/api/v1/items") -> Load:
         """Requests to it from a pod of another namespace, in a `with` block."""
         url = f"http://{self.name}.{self.namespace}.svc.cluster.local{path}"
-        return Load(self.cluster, self.image, url, self.client, rate)
+        return Load(self.cluster, self.image.name, url, self.client, rate)
 
     def restart(self) -> None:
         """Replace all pods by new ones, as a release does."""

@@ -44,7 +44,7 @@ def _network(folder: Path) -> dict[str, Any]:
     return {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge]}
 
 
-def _kubelet(authority: Authority, resolver: Path) -> dict[str, Any]:
+def _kubelet(authority: Authority, resolver: Path, group: str) -> dict[str, Any]:
     certificate, key = authority.issue("kubelet", f"/CN={NAME}", f"IP:{ADDRESS}", f"DNS:{NAME}")
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -52,6 +52,7 @@ def _kubelet(authority: Authority, resolver: Path) -> dict[str, Any]:
         "address": ADDRESS,
         "containerRuntimeEndpoint": f"unix://{SOCKET}",
         "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{group}",
         # Both versions of control groups, and machines that swap.
         "failCgroupV1": False,
         "failSwapOn": False,
@@ -111,7 +112,7 @@ class Node:
         _make_tools()
         self.load(TOOLS)
         kubelet = folder / "kubelet.yaml"
-        kubelet.write_text(yaml.safe_dump(_kubelet(authority, resolver)), encoding="utf-8")
+        kubelet.write_text(yaml.safe_dump(_kubelet(authority, resolver, sandbox.group)), encoding="utf-8")
         proxy = folder / "proxy.yaml"
         proxy.write_text(yaml.safe_dump(_proxy(authority.kubeconfig("system:kube-proxy"))), encoding="utf-8")
         identity = authority.kubeconfig(f"system:node:{NAME}", "system:nodes")
@@ -128,12 +129,19 @@ class Node:
         program.until(lambda: self._sandbox.run("ctr", "version").returncode == 0)
         return program
 
-    def load(self, *images: str) -> None:
-        """Give the node images that the container engine has."""
-        archive = self._sandbox.folder / "images.tar"
-        docker("image", "save", "--output", str(archive), *images)
-        self._sandbox.do("ctr", "--namespace", "k8s.io", "images", "import", archive)
+    def load(self, image: str, name: str = "") -> str:
+        """Give the node an image of the engine, under this name; return its digest, which names it there too."""
+        archive = self._sandbox.folder / "image.tar"
+        docker("image", "save", "--output", str(archive), image)
+        images = ("ctr", "--namespace", "k8s.io", "images")
+        self._sandbox.do(*images, "import", archive)
         archive.unlink()
+        listed = self._sandbox.do(*images, "list", f"name=={image}").splitlines()
+        _, _, digest, *_ = listed[-1].split()
+        if name:
+            for other in (name, f"{name.rpartition(':')[0]}@{digest}"):
+                self._sandbox.do(*images, "tag", image, other)
+        return digest
 
 
 def _make_tools() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+# What kubectl calls the cluster.
+CONTEXT = "test"
 CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
@@ -46,11 +48,11 @@ class Authority:
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [
-                {"name": "test", "cluster": {"server": self._server, "certificate-authority": str(self.certificate)}}
+                {"name": CONTEXT, "cluster": {"server": self._server, "certificate-authority": str(self.certificate)}}
             ],
             "users": [{"name": user, "user": {"client-certificate": str(certificate), "client-key": str(key)}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
-            "current-context": "test",
+            "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": user}}],
+            "current-context": CONTEXT,
         }
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path

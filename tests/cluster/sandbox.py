@@ -1,14 +1,14 @@
 """A part of the machine for a cluster alone: processes, mounts and a network that nothing else sees.
 
 One process is the first of its own namespaces. All others run in them, so its end is theirs, and the kernel takes back
-the network, its rules and the mounts with them. What has no namespace is put back here: control groups and a few
-settings of the kernel. Should the tests be killed, the kernel kills the first process; the next start does the rest.
+the network, its rules and the mounts with them. Two things have no namespace: control groups, which have a root of their
+own and are removed here, and settings of the kernel, which in there are files that a kubelet may write. Should the tests
+be killed, the kernel kills the first process, and the next start removes the rest.
 """
 
+import contextlib
 import fcntl
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,29 +16,32 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TextIO, TypeVar
 
-STATE = Path(tempfile.gettempdir(), "cookiecutter-fastapi-sre-cluster")
-LOCK = STATE.with_suffix(".lock")
-# How long another run on the same machine may have its cluster.
+NAME = "cookiecutter-fastapi-sre-cluster"
+# How many there may be at a time on a machine, and how long one waits for its turn.
+MOST = 3
 TURN = 3600
 
 CGROUPS = Path("/sys/fs/cgroup")
-# What a kubelet makes, and where: below each controller, or in the one tree of version 2.
-PODS = ("kubepods", "*/kubepods")
-# What a kubelet sets without a namespace.
-SETTINGS = ("kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory", "vm/panic_on_oom")
 
 # Folders of the machine that are ours alone in there: sockets, logs, and what programs keep.
 OWN = ("run", "var/log", "var/lib")
+# What a kubelet sets.
+SETTINGS = ("kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory", "vm/panic_on_oom")
 FIRST = """
 set -e
-for folder in "${@:2}"; do mkdir -p "$1/$folder"; mount --bind "$1/$folder" "/$folder"; done
+here=$1
 names=$(readlink -m /etc/resolv.conf)
+for folder in $2; do mkdir -p "$here/$folder"; mount --bind "$here/$folder" "/$folder"; done
 [[ -e $names ]] || { mkdir -p "$(dirname "$names")"; touch "$names"; }
-mount --bind "$1/resolv.conf" "$names"
+mount --bind "$here/resolv.conf" "$names"
+for setting in $3; do
+    cp "/proc/sys/$setting" "$here/${setting////.}"
+    mount --bind "$here/${setting////.}" "/proc/sys/$setting"
+done
 ip link set lo up
-touch "$1/ready"
+touch "$here/ready"
 sleep infinity & wait
 """
 
@@ -94,80 +97,116 @@ class Program:
 
 
 class Sandbox:
-    """The namespaces, from the start of a `with` block to its end. One at a time on a machine: others wait.
+    """The namespaces, from the start of a `with` block to its end.
 
     Attributes:
         folder: holds everything that is written, and is gone afterwards. Its `resolv.conf` is the one in there.
+        group: the control group of all pods, from the root of each tree.
+        left: what is on the machine after the end, and was not before the start.
     """
 
     def __init__(self) -> None:
-        self.folder = STATE
-        self._turn = LOCK.open("w")
+        self.folder = Path()
+        self.group = ""
+        self.left: set[str] = set()
+        self._turn: TextIO | None = None
+        self._before: set[str] = set()
         self._outer: subprocess.Popen[bytes] | None = None
         self._first = 0
         self._programs: list[Program] = []
 
     def __enter__(self) -> Self:
-        within(TURN, self._take_turn, lambda: f"another run holds {LOCK}", pause=1)
+        within(TURN, self._take_turn, lambda: f"{MOST} others run on this machine", pause=1)
         self._clear()
-        if used := [str(group) for group in _pod_groups() if _processes(group)]:
-            raise ClusterError(f"a kubelet runs on this machine already: {', '.join(used)}")
+        self._before = self._traces()
         self.folder.mkdir(mode=0o711)
         (self.folder / "resolv.conf").touch()
-        settings = {name: _setting(name).read_text(encoding="utf-8") for name in SETTINGS}
-        (self.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--net", "--pid"]
-        command += ["--kill-child", "--mount-proc", "bash", "-c", FIRST, "first", str(self.folder), *OWN]
-        with (self.folder / "sandbox.log").open("wb") as log:
-            # A group of its own, so that an interrupt from the keyboard leaves the order of ending to us.
-            self._outer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
-        outer = Program("sandbox", self.folder / "sandbox.log", self._outer)
         try:
-            outer.until((self.folder / "ready").exists, 10)
+            self._make_groups()
+            self._start_first()
         except BaseException:
             self.__exit__()
             raise
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self._outer.pid)], capture_output=True, text=True, check=True
-        )
-        self._first = int(children.stdout)
         return self
+
+    def _take_turn(self) -> bool:
+        for number in range(MOST):
+            name = f"{NAME}-{number}"
+            turn = Path(tempfile.gettempdir(), f"{name}.lock").open("w", encoding="utf-8")  # noqa: SIM115 - held to the end
+            try:
+                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                turn.close()
+                continue
+            self._turn, self.folder, self.group = turn, Path(tempfile.gettempdir(), name), name
+            return True
+        return False
+
+    def _make_groups(self) -> None:
+        for tree in _trees():
+            group = tree / self.group
+            group.mkdir()
+            # In version 1 a group has no processor until it is told which.
+            for setting in ("cpuset.cpus", "cpuset.mems"):
+                if (group / setting).exists() and not (tree / "cgroup.controllers").exists():
+                    (group / setting).write_text((tree / setting).read_text(encoding="utf-8"), encoding="utf-8")
+
+    def _start_first(self) -> None:
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--net", "--pid"]
+        command += ["--kill-child", "--mount-proc", "bash", "-c", FIRST, "first", str(self.folder)]
+        command += [" ".join(OWN), " ".join(SETTINGS)]
+        with (self.folder / "sandbox.log").open("wb") as log:
+            # A group of its own, so that an interrupt from the keyboard leaves the order of ending to us.
+            self._outer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+        Program("sandbox", self.folder / "sandbox.log", self._outer).until((self.folder / "ready").exists, 10)
+        asked = ["ps", "-o", "pid=", "--ppid", str(self._outer.pid)]
+        self._first = int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
 
     def __exit__(self, *_: object) -> None:
         if self._outer is not None:
+            space = _space(self._first) if self._first else ""
             # With the first process the kernel ends all others, and only then is it gone itself.
             if self._first:
                 os.kill(self._first, signal.SIGKILL)
             else:
                 self._outer.kill()
             self._outer.wait()
-        for program in self._programs:
-            program.process.wait()
+            for program in self._programs:
+                program.process.wait()
+            self.left |= {f"process {path.parent.name}" for path in _processes_in(space)}
         self._clear()
-        self._turn.close()
-
-    def _take_turn(self) -> bool:
-        try:
-            fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        self.left |= self._traces() - self._before
+        if self._turn:
+            self._turn.close()
 
     def _clear(self) -> None:
-        """Put back what has no namespace; nothing if no sandbox was here."""
-        if not self.folder.exists():
-            return
-        within(20, lambda: not any(map(_processes, _pod_groups())), lambda: "processes are left in the pods' groups")
-        for group in _pod_groups():
+        """Remove what has no namespace."""
+        groups = [tree / self.group for tree in _trees()]
+        within(20, lambda: not any(map(_members, groups)), lambda: "processes are left in the pods' groups")
+        for group in groups:
             for inner in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
                 inner.rmdir()
-            group.rmdir()
-        saved = self.folder / "settings.json"
-        if saved.exists():
-            for name, value in json.loads(saved.read_text(encoding="utf-8")).items():
-                if _setting(name).read_text(encoding="utf-8") != value:
-                    _setting(name).write_text(value, encoding="utf-8")
-        shutil.rmtree(self.folder)
+            if group.exists():
+                group.rmdir()
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def _traces(self) -> set[str]:
+        """What a cluster could leave on a machine, beside what others have there of the same kinds."""
+        machine = ("run/netns", "var/lib/kubelet", "var/log/containers", "var/log/pods")
+        groups = (tree / group for tree in _trees() for group in (self.group, "kubepods"))
+        # The links of the engine come and go with its containers.
+        links = (link.name for link in Path("/sys/class/net").iterdir() if not link.name.startswith(("br-", "veth")))
+        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
+        return {
+            *(f"file {path}" for path in (self.folder, *(Path("/", name) for name in machine)) if path.exists()),
+            *(f"control group {group}" for group in groups if group.exists()),
+            *(f"link {link}" for link in links),
+            *(f"rules {table}" for table in tables.splitlines()),
+            *(f"mount {line}" for line in mounts.splitlines() if self.group in line or "kubelet" in line),
+            *(f"{name} is {Path('/proc/sys', name).read_text(encoding='utf-8')}" for name in SETTINGS),
+        }
 
     def _entered(self, command: Sequence[str | Path], *spaces: str, cwd: Path | None = None) -> list[str]:
         """A command that runs another in the mounts, the network and these namespaces."""
@@ -221,43 +260,20 @@ class Sandbox:
         return done.stdout
 
 
-def traces() -> set[str]:
-    """What a cluster could leave on a machine, beside what others have there of the same kinds."""
-    places = (
-        STATE,
-        *(Path("/", name) for name in ("run/netns", "var/lib/kubelet", "var/log/containers", "var/log/pods")),
-    )
-    # Those of the engine come and go with its containers.
-    links = (link.name for link in Path("/sys/class/net").iterdir() if not link.name.startswith(("br-", "veth")))
-    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
-    commands = subprocess.run(["ps", "-e", "-o", "args="], capture_output=True, text=True, check=True).stdout
-    ours = re.compile(rf"{STATE}|/kube|kubelet|-namespace k8s\.io")
-    return {
-        *(f"file {place}" for place in places if place.exists()),
-        *(f"link {link}" for link in links),
-        *(f"rules {table}" for table in tables.splitlines()),
-        *(f"mount {line}" for line in mounts.splitlines() if ours.search(line)),
-        *(f"process {line}" for line in commands.splitlines() if ours.search(line)),
-        *(f"control group {group}" for group in _pod_groups()),
-        *(f"{name} is {_setting(name).read_text(encoding='utf-8')}" for name in SETTINGS),
-    }
-
-
 def processes_of(container: str) -> list[int]:
     """The processes of a container, by its id, as the machine numbers them; the first one first."""
-    return next((sorted(_processes(group)) for top in _pod_groups() for group in top.rglob(f"*{container}*")), [])
+    pods = (group for tree in _trees() for group in tree.glob(f"{NAME}-*"))
+    return next((_members(group) for top in pods for group in top.rglob(f"*{container}*")), [])
 
 
-def _setting(name: str) -> Path:
-    return Path("/proc/sys", name)
+def _trees() -> list[Path]:
+    """The roots of the control groups: one for each controller, or in version 2 one for all."""
+    if (CGROUPS / "cgroup.controllers").exists():
+        return [CGROUPS]
+    return [path for path in sorted(CGROUPS.iterdir()) if (path / "cgroup.procs").exists() and not path.is_symlink()]
 
 
-def _pod_groups() -> list[Path]:
-    return [group for pattern in PODS for group in CGROUPS.glob(pattern)]
-
-
-def _processes(group: Path) -> list[int]:
+def _members(group: Path) -> list[int]:
     """The processes in a control group and in those below it."""
     found: set[int] = set()
     for file in (group / "cgroup.procs", *group.rglob("cgroup.procs")):
@@ -266,3 +282,18 @@ def _processes(group: Path) -> list[int]:
         except FileNotFoundError:
             continue
     return sorted(found)
+
+
+def _space(process: int) -> str:
+    """The namespace that a process is numbered in."""
+    return str(Path(f"/proc/{process}/ns/pid").readlink())
+
+
+def _processes_in(space: str) -> list[Path]:
+    """What is left of a namespace of processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/ns"):
+        with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):
+            if str((path / "pid").readlink()) == space:
+                found.append(path)
+    return found

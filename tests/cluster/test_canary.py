@@ -8,7 +8,7 @@ import canary
 import components
 import deployed
 import pytest
-from deployed import Service
+from deployed import Images, Service
 from kube import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -57,9 +57,7 @@ class Canary(Service):
 
 @pytest.fixture(scope="module")
 def project(cookies_session: Any, environment: Mapping[str, str]) -> Path:
-    project = deployed.generate(
-        cookies_session, environment, deployment="kubectl", release_strategy="canary", exposure="cluster-internal"
-    )
+    project = deployed.generate(cookies_session, environment, release_strategy="canary")
     template = project / "k8s" / "components" / "canary" / "analysistemplate.yaml"
     text = template.read_text(encoding="utf-8")
     for slow, quick in SHORTER.items():
@@ -70,11 +68,11 @@ def project(cookies_session: Any, environment: Mapping[str, str]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def staging(cluster: Cluster, project: Path, images: tuple[str, str], storage_url: str) -> Canary:
+def staging(extended: Cluster, project: Path, images: Images, storage_url: str) -> Canary:
     """Return the service in staging, in its older version, with all pods ready."""
-    canary.start_controller(cluster)
-    running = Canary(cluster, project, images[0], "staging")
-    canary.start_prometheus(cluster, {running.namespace: f"{running.name}-staging"})
+    canary.start_controller(extended)
+    running = Canary(extended, project, images[0], "staging")
+    canary.start_prometheus(extended, {running.namespace: f"{running.name}-staging"})
     running.connect(storage_url)
     running.release(images[0])
     running.apply()
@@ -97,7 +95,7 @@ def stable(staging: Canary) -> Iterator[Canary]:
     staging.ready(2)
 
 
-def test_a_good_version_is_promoted(stable: Canary, images: tuple[str, str]) -> None:
+def test_a_good_version_is_promoted(stable: Canary, images: Images) -> None:
     with stable.load(rate=40) as requests:
         stable.release(images[1])
         stable.apply()
@@ -112,7 +110,7 @@ def test_a_good_version_is_promoted(stable: Canary, images: tuple[str, str]) -> 
     assert (counted.failed, counted.failures[1:]) == (0, [])
 
 
-def test_a_version_that_fails_requests_is_taken_back(stable: Canary, images: tuple[str, str]) -> None:
+def test_a_version_that_fails_requests_is_taken_back(stable: Canary, images: Images) -> None:
     with stable.load(rate=40) as requests:
         stable.release(images[1])
         # No request is done in so short a time: each is answered with 504.
@@ -129,7 +127,7 @@ def test_a_version_that_fails_requests_is_taken_back(stable: Canary, images: tup
     assert 0 < counted.failed < counted.sent / 2
 
 
-def test_without_requests_nothing_is_promoted_and_nothing_taken_back(stable: Canary, images: tuple[str, str]) -> None:
+def test_without_requests_nothing_is_promoted_and_nothing_taken_back(stable: Canary, images: Images) -> None:
     stable.release(images[1])
     stable.apply()
     status = stable.reach("Paused")

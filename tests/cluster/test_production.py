@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployed import Service
+from deployed import Images, Service
 from sandbox import processes_of
 
 pytestmark = pytest.mark.cluster
@@ -70,7 +70,7 @@ def test_the_kubelet_has_what_the_memory_query_divides(prod: Service) -> None:
 
     found = prod.cluster.within(30, lambda: len(got := ratios()) == 3 and got, prod.namespace)
 
-    assert all(0.1 < ratio < 1 for ratio in found)
+    assert [ratio for ratio in found if not 0.1 < ratio < 1] == []
 
 
 def test_rolling_restarts_under_load_lose_no_request(prod: Service) -> None:
@@ -97,7 +97,6 @@ def test_without_hook_readiness_and_grace_a_restart_does_lose_requests(prod: Ser
             prod.restart()
             counted = requests.stop()
     finally:
-        prod.kubectl("rollout", "undo", f"deployment/{prod.name}", "--to-revision=1")
         prod.apply()
         prod.rolled_out()
     print(counted)  # noqa: T201 - the number is the proof
@@ -127,7 +126,7 @@ def test_a_changed_setting_rolls_the_pods_and_undo_brings_the_old_one_back(prod:
     assert settings() == before
 
 
-def test_a_newer_version_takes_over_and_undo_brings_the_old_one_back(prod: Service, images: tuple[str, str]) -> None:
+def test_a_newer_version_takes_over_and_undo_brings_the_old_one_back(prod: Service, images: Images) -> None:
     prod.release(images[1])
     prod.apply()
     prod.rolled_out()
