@@ -47,6 +47,7 @@ PRUNE = (
             "app/storage/sql_tracing.py",
             "docs/runbooks/backup-and-restore.md",
             "docs/runbooks/database-pool-saturated.md",
+            "docs/runbooks/migration-failed.md",
             "k8s/components/database",
             "k8s/components/external-secrets",
             "k8s/components/plain-secret",
@@ -67,6 +68,7 @@ PRUNE = (
     Rule(option="exposure", kept_by=("gateway-api",), paths=("k8s/components/gateway-api",)),
     Rule(option="exposure", kept_by=("ingress",), paths=("k8s/components/ingress",)),
     Rule(option="exposure", kept_by=("load-balancer",), paths=("k8s/components/load-balancer",)),
+    Rule(option="exposure", kept_by=("gateway-api", "ingress"), paths=("docs/runbooks/certificate-expiring.md",)),
     # Rules and dashboards stay: Kubernetes uses them as well.
     Rule(
         option="observability_stack",

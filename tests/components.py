@@ -96,6 +96,10 @@ COMPONENTS: Mapping[str, Component] = {
         },
     ),
     "kustomize": Component(module="sigs.k8s.io/kustomize/kustomize/v5"),
+    "kustomize-oldest": Component(
+        module="sigs.k8s.io/kustomize/kustomize/v5",
+        stamps={"sigs.k8s.io/kustomize/api/provenance.version": "v{0}"},
+    ),
     "otel-collector": Component(module="go.opentelemetry.io/collector/cmd/builder", manifest="manifest.yaml"),
     "prometheus": Component(
         module="github.com/prometheus/prometheus",

@@ -23,6 +23,7 @@ ANSWERS = {
     ("kubernetes", "kubectl"): ("version --client", "Client Version: v{}\n"),
     ("kubernetes", "kubelet"): ("--version", "Kubernetes v{}\n"),
     ("kustomize", "kustomize"): ("version", "v{}\n"),
+    ("kustomize-oldest", "kustomize"): ("version", "v{}\n"),
     ("otel-collector", "otelcol"): ("--version", "otelcol version {}\n"),
     ("prometheus", "prometheus"): ("--version", "prometheus, version {} "),
     ("prometheus", "promtool"): ("--version", "promtool, version {} "),

@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import FOLDER, ROOT, Bake
 
 DASHBOARDS = sorted((ROOT / FOLDER / "observability" / "grafana" / "dashboards").glob("*.json"))
 NAMES = [path.stem for path in DASHBOARDS]
+
+# What stands for a dashboard in addresses and in the names of ConfigMaps, which both hold the service's name too, in
+# 40 and in 63 characters.
+SHORT = {
+    "application-performance": "app",
+    "database": "database",
+    "error-analysis": "errors",
+    "infrastructure": "infra",
+    "slo-error-budget": "slo",
+    "sre-overview": "overview",
+}
 
 # Of the 24 columns; a narrower panel cannot be read.
 NARROWEST = 6
@@ -41,8 +53,8 @@ def test_the_dashboards_of_the_design_are_there() -> None:
     }
 
 
-def test_its_address_is_the_name_of_its_file_and_never_changes(board: Any, request: pytest.FixtureRequest) -> None:
-    assert board["uid"] == request.node.callspec.params["board"]
+def test_its_address_is_its_own_and_never_changes(board: Any, request: pytest.FixtureRequest) -> None:
+    assert board["uid"] == f"sre-demo-api-{SHORT[request.node.callspec.params['board']]}"
     # Grafana gives an id of its own; one in a file would replace another dashboard.
     assert board["id"] is None
     assert board["title"]
@@ -128,6 +140,7 @@ def test_thresholds_are_those_of_the_objectives(
 
 def test_every_alert_leads_to_a_dashboard_that_exists(default_project: Path) -> None:
     rules = sorted((default_project / "observability" / "prometheus").glob("alerts*.yml"))
+    rules.append(default_project / "k8s" / "components" / "monitoring" / "alerts.yml")
     addresses = [
         address for path in rules for address in re.findall(r"dashboard_url: (\S+)", path.read_text(encoding="utf-8"))
     ]
@@ -135,5 +148,46 @@ def test_every_alert_leads_to_a_dashboard_that_exists(default_project: Path) -> 
     assert len(addresses) > 20
     # The stack's own alerts lead to pages of Prometheus and Alertmanager too.
     grafana = [address for address in addresses if ":3000/" in address]
-    assert {address.removeprefix("http://localhost:3000/d/") for address in grafana} <= {*NAMES}
+    assert {address.removeprefix("http://localhost:3000/d/sre-demo-api-") for address in grafana} <= {*SHORT.values()}
     assert all(re.match(r"http://localhost:(3000|9090|9093)/", address) for address in addresses)
+
+
+SLUGS = [
+    "api",
+    "a-service-with-a-name-of-31-char",
+    "payments-for-everybody-in-the-world-read",
+    "payments-for-everybody-in-the-world-send",
+]
+
+
+def test_services_share_no_address_and_no_file_in_a_grafana_that_shows_them_all(bake: Bake) -> None:
+    uids, keys = [], []
+    for slug in SLUGS:
+        folder = bake(project_slug=slug) / "observability" / "grafana" / "dashboards"
+        uids += [json.loads(path.read_text(encoding="utf-8"))["uid"] for path in folder.glob("*.json")]
+        maps = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))["configMapGenerator"]
+        keys += [file.partition("=")[0] for one in maps for file in one["files"]]
+        assert {file.partition("=")[2] for one in maps for file in one["files"]} == {
+            path.name for path in folder.glob("*.json")
+        }
+        assert {one["name"] for one in maps} == {f"{slug}-dashboard-{short}" for short in SHORT.values()}
+        assert max(len(one["name"]) for one in maps) <= 63
+
+    assert len(set(uids)) == len(uids) == len(SLUGS) * len(SHORT)
+    assert len(set(keys)) == len(keys)
+    # More than that Grafana refuses.
+    assert max(map(len, uids)) <= 40
+
+
+def test_choosing_an_environment_chooses_its_job(board: Any) -> None:
+    variables = {one["name"]: one for one in board["templating"]["list"]}
+
+    assert variables["service"]["current"]["value"] == "sre-demo-api"
+    query = 'label_values(app_info{service="$service",environment=~"$environment"}, job)'
+    assert variables["job"]["query"]["query"] == variables["job"]["definition"] == query
+
+
+def test_a_dashboard_fits_into_what_kubectl_apply_remembers(default_project: Path) -> None:
+    for path in (default_project / "observability" / "grafana" / "dashboards").glob("*.json"):
+        # The annotation holds the whole object, in which the file is a string.
+        assert len(json.dumps(path.read_text(encoding="utf-8"))) < 262144 - 2048, path.name

@@ -139,6 +139,7 @@ def test_the_database_decides_about_exactly_its_own_files(bake: Bake) -> None:
         "app/storage/sql.py",
         "docs/runbooks/backup-and-restore.md",
         "docs/runbooks/database-pool-saturated.md",
+        "docs/runbooks/migration-failed.md",
         "observability/grafana/dashboards/database.json",
     }
 

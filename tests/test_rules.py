@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,10 +35,10 @@ def python_of(project: Path) -> Path:
 # Answers at the edges of what is asked for, and some between that are hard to write as decimals; with and without what
 # decides about rules.
 ANSWERS = [
-    {"slo_availability": "95", "slo_latency_ms": "5", "database": "none"},
-    {"slo_availability": "99.99", "slo_latency_ms": "10000"},
+    {"slo_availability": "95", "slo_latency_ms": "5", "database": "none", "exposure": "cluster-internal"},
+    {"slo_availability": "99.99", "slo_latency_ms": "10000", "release_strategy": "canary"},
     {"slo_availability": "99.975", "slo_latency_ms": "1000", "database": "none", "project_slug": "e1", "team": "1e3"},
-    {"slo_availability": "99.5", "slo_latency_ms": "12", "observability_stack": "no"},
+    {"slo_availability": "99.5", "slo_latency_ms": "12", "observability_stack": "no", "exposure": "ingress"},
     {"slo_availability": "97.0", "slo_latency_ms": "2500", "database": "none", "observability_stack": "no"},
     {"slo_availability": "99.9", "slo_latency_ms": "300"},
 ]
@@ -49,7 +50,29 @@ def test_make_rules_passes_whatever_is_answered(
 ) -> None:
     monkeypatch.setenv("PROMTOOL", str(components.build("prometheus") / "promtool"))
 
-    make(bake(**answers), "rules")
+    project = bake(**answers)
+    check = [sys.executable, "-m", "tools.rules", "--check"]
+
+    # The template has written what `make rules` writes.
+    assert subprocess.run(check, cwd=project, check=False).returncode == 0
+    make(project, "rules")
+
+
+@pytest.mark.parametrize("environment", ["staging", "prod"])
+def test_a_cluster_takes_the_rules_of_each_environment(environment: str, bake: Bake, tmp_path: Path) -> None:
+    text = (bake() / "k8s" / "overlays" / environment / "prometheusrule.yaml").read_text(encoding="utf-8")
+    files = []
+    for rule in yaml.safe_load_all(text):
+        files.append(tmp_path / f"{rule['metadata']['name']}.yml")
+        files[-1].write_text(yaml.safe_dump(rule["spec"], sort_keys=False, width=10_000), encoding="utf-8")
+
+    promtool = components.build("prometheus") / "promtool"
+    done = subprocess.run(
+        [promtool, "check", "rules", "--lint-fatal", *files], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(files) == 3
 
 
 @pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(answers.values()))
@@ -90,6 +113,9 @@ ELSEWHERE = {
     "prometheus_": "Prometheus",
     "otelcol_": "the Collector, and Jaeger, which is one",
     "container_": "cAdvisor",
+    "kube_": "kube-state-metrics",
+    "rollout_": "Argo Rollouts",
+    "certmanager_": "cert-manager",
 }
 # What Prometheus adds to what it scrapes.
 TARGET = {"job", "instance"}
@@ -100,6 +126,7 @@ KEYWORDS = {"and", "or", "unless", "by", "on", "without", "ignoring"}
 def rules(project: Path) -> list[Mapping[str, Any]]:
     """All rules, each with the labels of its group."""
     files = [rules_of(project) / "recording.yml", *sorted(rules_of(project).glob("alerts*.yml"))]
+    files.append(project / "k8s" / "components" / "monitoring" / "alerts.yml")
     groups = [group for file in files for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]]
     return [rule | {"group": group.get("labels", {})} for group in groups for rule in group["rules"]]
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from rendered import Object, Overlay, labels, templates, title
+from rendered import Object, Overlay, templates, title
 
 # What each way to be reached consists of, beside its policy.
 EXPOSED = {
@@ -172,7 +172,7 @@ def argo_cd_is_told_what_comes_first(overlay: Overlay) -> Iterator[str]:
             yield from (f"{title(one)}: {key} is for Argo CD" for key in given)
             continue
         for wave, kinds in WAVES.items():
-            if one["kind"] in kinds and "grafana_dashboard" not in labels(one) and given.get("sync-wave") != wave:
+            if one["kind"] in kinds and given.get("sync-wave") != wave:
                 yield f"{title(one)}: is in wave {given.get('sync-wave')}, not {wave}"
         wanted: dict[str, str | None] = {"hook": None, "hook-delete-policy": None}
         if one["kind"] == "Job":

@@ -108,11 +108,17 @@ def render_all(cookies: Any) -> list[Overlay]:
 
 def render(profile: str, answers: Mapping[str, str], project: Path, environment: str) -> Overlay:
     """Build an overlay as `kustomize build` does."""
-    command: list[str | Path] = [components.build("kustomize") / "kustomize", "build", f"k8s/overlays/{environment}"]
+    objects, warnings = build(project, environment)
+    return Overlay(profile, answers, project, environment, objects, warnings)
+
+
+def build(project: Path, environment: str, kustomize: str = "kustomize") -> tuple[tuple[Object, ...], str]:
+    """What a kustomize makes of an overlay, and what it warns of."""
+    program = components.build(kustomize) / "kustomize"
+    command = [str(program), "build", f"k8s/overlays/{environment}"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{profile}/{environment}: {done.stderr}"
-    objects = tuple(one for one in yaml.load_all(done.stdout, yaml.CSafeLoader) if one)
-    return Overlay(profile, answers, project, environment, objects, done.stderr)
+    assert done.returncode == 0, f"{project}: {' '.join(command)}: {done.stderr}"
+    return tuple(one for one in yaml.load_all(done.stdout, yaml.CSafeLoader) if one), done.stderr
 
 
 def title(one: Object) -> str:

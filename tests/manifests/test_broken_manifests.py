@@ -734,7 +734,10 @@ DIFFERENCES = [
     ),
     (Mistake("LimitRange", "kind", "Other"), "Bounds of the namespace is quota,"),
     (Mistake("Role", "kind", "Other", "-deployer"), "Roles is on-call"),
-    (Mistake("PrometheusRule", "kind", "Other", "-alerts", environment="staging"), "Alerts is none"),
+    (
+        Mistake("PrometheusRule", "spec.groups.0.rules.0.labels.severity", "page", "-alerts", environment="staging"),
+        "Alerts is pages and tickets",
+    ),
     (
         Mistake("ConfigMap", "metadata.labels.grafana_dashboard", "1", "-settings", environment="staging"),
         "Dashboards is yes, not no",

@@ -6,6 +6,7 @@ Each check can fail: `test_broken_manifests.py` breaks what it looks at.
 from collections.abc import Callable, Iterable, Iterator
 
 import capacity
+import components
 import delivery
 import differences
 import identity
@@ -14,7 +15,7 @@ import network
 import pods
 import pytest
 import schemas
-from rendered import Overlay
+from rendered import Overlay, build, title
 
 # Kustomize and the definitions of custom resources need Go.
 pytestmark = pytest.mark.ci
@@ -44,8 +45,26 @@ def test_every_kubernetes_from_1_30_on_knows_all_fields_of_all_objects(overlays:
     assert_nothing((overlay, problem) for overlay in overlays for problem in schemas.problems(overlay.objects))
 
 
+def test_the_definitions_are_those_of_what_runs_in_the_cluster_of_the_tests() -> None:
+    rollouts = "github.com/argoproj/argo-rollouts"
+
+    assert components.version("crds", rollouts) == components.version("argo-rollouts", rollouts)
+
+
 def test_kustomize_warns_of_nothing(overlays: list[Overlay]) -> None:
     assert_nothing((overlay, overlay.warnings) for overlay in overlays if overlay.warnings)
+
+
+def test_the_kustomize_of_the_oldest_kubectl_makes_the_same_of_it(overlays: list[Overlay]) -> None:
+    """So `kubectl apply -k` applies what is tested here; the newest kubectl, 1.37, has the kustomize of these tests."""
+    chosen = [overlay for overlay in overlays if overlay.canary or overlay.environment == "dev"]
+
+    assert_nothing(
+        (overlay, f"{title(one)} is another, or there is no such thing")
+        for overlay in chosen
+        for one in build(overlay.project, overlay.environment, "kustomize-oldest")[0]
+        if one not in overlay.objects
+    )
 
 
 def test_a_service_has_the_same_selectors_whatever_else_was_answered(overlays: list[Overlay]) -> None:

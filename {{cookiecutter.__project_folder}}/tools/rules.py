@@ -73,9 +73,7 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         sys.stderr.write("usage: python -m tools.rules [--check]\n")
         return 2
-    drifted = [
-        (path, text) for path, text in wanted() if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
+    drifted = [(path, text) for path, text in wanted() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path, text in drifted:
         name = path.relative_to(ROOT)
         if arguments:

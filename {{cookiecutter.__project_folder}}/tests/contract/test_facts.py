@@ -13,6 +13,7 @@ from app.core.config import FACTS, Environment, Settings, settings_table
 from app.core.lifecycle import exit_seconds
 from tests.support import ROOT
 
+KUBERNETES = "../../k8s/components/monitoring/alerts.yml"
 DOCKERFILES = sorted(ROOT.glob("docker/*/Dockerfile"))
 
 
@@ -125,6 +126,11 @@ def test_a_container_has_the_time_that_the_service_needs_to_stop() -> None:
         ("alerts.yml", r"runbook_url: (.+)/blob/", FACTS.service.repository),
         ("alerts.yml", r'job="([^"]+)"', FACTS.service.name),
         ("recording.yml", r'job="([^"]+)"', FACTS.service.name),
+        (KUBERNETES, r'team: "(.+)"', FACTS.service.team),
+        (KUBERNETES, r'job: "(.+)"', FACTS.service.name),
+        (KUBERNETES, r"runbook_url: (.+)/blob/", FACTS.service.repository),
+        (KUBERNETES, r'(?<!job_)(?:deployment|horizontalpodautoscaler|name)="([^"]+?)(?:-tls)?"', FACTS.service.name),
+        (KUBERNETES, r'pod=~"(.+)-\[a-z0-9\]\+-\[a-z0-9\]\{5\}"', FACTS.service.name),
     ],
 )
 def test_prometheus_is_told_what_the_service_is(file: str, pattern: str, fact: str) -> None:

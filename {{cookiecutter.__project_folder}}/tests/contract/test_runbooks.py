@@ -7,7 +7,12 @@ import pytest
 
 from tests.support import ROOT
 
-RULES = ROOT / "observability" / "prometheus"
+RULES = {
+    "recording.yml": ROOT / "observability" / "prometheus" / "recording.yml",
+    "alerts.yml": ROOT / "observability" / "prometheus" / "alerts.yml",
+    "alerts-stack.yml": ROOT / "observability" / "prometheus" / "alerts-stack.yml",
+    "kubernetes": ROOT / "k8s" / "components" / "monitoring" / "alerts.yml",
+}
 RUNBOOKS = ROOT / "docs" / "runbooks"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting" / "TROUBLESHOOTING.md"
 
@@ -40,14 +45,31 @@ EMITTED_BY_OTHERS = {
         "otelcol_exporter_queue_size",
         "otelcol_receiver_refused_spans_total",
     },
-    # Only of a container that has a CPU limit.
-    "kubelet": {"container_cpu_cfs_periods_total", "container_cpu_cfs_throttled_periods_total"},
+    "kubelet": {
+        # Only of a container that has a CPU limit.
+        "container_cpu_cfs_periods_total",
+        "container_cpu_cfs_throttled_periods_total",
+        "container_memory_working_set_bytes",
+    },
+    "kube-state-metrics": {
+        "kube_deployment_spec_replicas",
+        "kube_deployment_status_replicas_ready",
+        "kube_horizontalpodautoscaler_status_desired_replicas",
+        "kube_job_failed",
+        "kube_pod_container_resource_limits",
+        "kube_pod_container_status_restarts_total",
+    },
+    "Argo Rollouts": {"rollout_info", "rollout_info_replicas_available", "rollout_info_replicas_desired"},
+    "cert-manager": {
+        "certmanager_certificate_expiration_timestamp_seconds",
+        "certmanager_certificate_ready_status",
+    },
 }
 
 
 def rules(file: str) -> str:
     """A file of rules; that of the stack is not in every tree."""
-    path = RULES / file
+    path = RULES[file]
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
@@ -97,10 +119,10 @@ def emitted() -> set[str]:
 
 
 def test_every_alert_has_its_page_and_every_page_its_alert() -> None:
-    assert {kebab(name) for name in alerts("alerts.yml")} == set(PAGES) - OTHERS
+    assert {kebab(name) for name in alerts("alerts.yml") | alerts("kubernetes")} == set(PAGES) - OTHERS
 
 
-@pytest.mark.parametrize("file", ["alerts.yml", "alerts-stack.yml"])
+@pytest.mark.parametrize("file", ["alerts.yml", "alerts-stack.yml", "kubernetes"])
 def test_every_alert_links_to_the_part_of_a_page_that_is_about_it(file: str) -> None:
     linked = r"- alert: (\w+)\n.*?runbook_url: \S+/docs/runbooks/(\S+)\.md(?:#(\S+))?\n"
     found = re.findall(linked, rules(file), re.DOTALL)
@@ -122,7 +144,7 @@ def test_the_index_leads_to_every_page() -> None:
     index = PAGES["README"].read_text(encoding="utf-8")
 
     assert set(re.findall(r"\]\(([a-z-]+)\.md\)", index)) == set(PAGES) - {"README"}
-    for name in alerts("alerts.yml"):
+    for name in alerts("alerts.yml") | alerts("kubernetes"):
         assert f"| [{name}]({kebab(name)}.md) |" in index
 
 

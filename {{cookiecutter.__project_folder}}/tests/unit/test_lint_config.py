@@ -54,6 +54,16 @@ def test_a_program_of_this_machine_judges_where_the_variable_says_so(
     assert check.command({}) == command
 
 
+def test_a_folder_elsewhere_is_judged_by_the_same_program(check: Check, tmp_path: Path) -> None:
+    elsewhere = Check("prometheus", "PROMTOOL", "/bin/promtool", "check rules folder/alerts.yml", "k8s/monitoring")
+
+    command = elsewhere.command(SERVICES)
+
+    assert f"type=bind,source={tmp_path}/k8s/monitoring,target=/checked,readonly" in command
+    assert command[-3:] == ["check", "rules", "/checked/alerts.yml"]
+    assert elsewhere.name == "promtool check rules k8s/monitoring/alerts.yml"
+
+
 def test_a_variable_that_names_no_program_is_told(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMTOOL", "/nowhere/promtool")
 
