@@ -9,7 +9,7 @@ import canary
 import components
 import deployed
 import pytest
-from deployed import Images, Service
+from deployed import Image, Images, Service
 from kube import Cluster
 
 pytestmark = pytest.mark.cluster
