@@ -173,9 +173,9 @@ def test_a_hostile_text_costs_linear_time(piece: str) -> None:
         value = (piece * length)[:length]
         best = float("inf")
         for _ in range(5):
-            began = time.perf_counter()
+            began = time.thread_time()
             text(value)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.thread_time() - began)
         return best
 
     # Four times as long would take 16 times as long if it were quadratic.
