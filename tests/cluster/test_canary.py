@@ -160,3 +160,41 @@ def test_without_requests_nothing_is_promoted_and_nothing_taken_back(stable: Can
     assert not status.get("abort")
     assert [pause["reason"] for pause in status["pauseConditions"]] == ["InconclusiveAnalysisRun"]
     assert stable.versions() == {"1.0.0", "1.1.0"}
+
+
+def test_a_deploy_follows_the_canary_until_somebody_has_to_decide(stable: Canary, images: Images) -> None:
+    stable.release(images[1])
+
+    done = stable.tool("deploy", "deploy", stable.environment)
+
+    assert done.returncode == 1
+    assert "The canary waits for you: its requests were too few to judge it." in done.stderr
+
+
+def test_a_rollback_takes_back_a_canary_that_is_under_way(stable: Canary, images: Images) -> None:
+    stable.release(images[1])
+    stable.apply()
+    stable.cluster.within(60, lambda: stable.versions() == {"1.0.0", "1.1.0"}, stable.namespace)
+
+    done = stable.tool("deploy", "rollback", stable.environment)
+
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    stable.reach("Healthy")
+    stable.ready(2)
+    assert stable.versions() == {"1.0.0"}
+
+
+def test_a_rollback_of_a_version_that_serves_brings_back_the_one_before_without_steps(
+    stable: Canary, images: Images
+) -> None:
+    stable.release(images[1])
+    stable.apply()
+    stable.argo("promote", stable.name, "--full")
+    stable.reach("Healthy")
+    assert stable.versions() == {"1.1.0"}
+
+    done = stable.tool("deploy", "rollback", stable.environment)
+
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    stable.ready(2)
+    assert stable.versions() == {"1.0.0"}

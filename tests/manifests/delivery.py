@@ -139,6 +139,20 @@ def canaries_are_judged_by_their_own_pods(overlay: Overlay) -> Iterator[str]:
                 yield f"{what}: without an answer it goes on"
 
 
+def canaries_are_judged_by_the_objectives(overlay: Overlay) -> Iterator[str]:
+    """By the series, and the bound of the histogram, that the recording rules measure the objectives by."""
+    rules = (overlay.project / "observability" / "prometheus" / "recording.yml").read_text(encoding="utf-8")
+    for one in overlay.of("AnalysisTemplate"):
+        for metric in one["spec"]["metrics"]:
+            query = metric["provider"]["prometheus"]["query"]
+            for series in re.findall(r"\w+(?={)", query.replace("{{", "")):
+                if not re.search(rf"\b{series}{{", rules):
+                    yield f"{title(one)}, {metric['name']}: no objective is measured by {series}"
+            for bound in re.findall(r'le="[^"]*"', query):
+                if bound not in rules:
+                    yield f"{title(one)}, {metric['name']}: {bound} is not the objective's"
+
+
 # What stands in which wave of Argo CD.
 WAVES = {
     "-1": {
@@ -236,6 +250,26 @@ def _excess(role: Object, rule: Object) -> Iterator[str]:
         yield f"{title(role)}: may {sorted(changes)} {rule['resources']}"
 
 
+# What an administrator applies, and a pipeline may not.
+ADMINISTRATORS = {"LimitRange", "Namespace", "ResourceQuota", "Role", "RoleBinding"}
+
+
+def the_deployer_may_apply_what_there_is(overlay: Overlay) -> Iterator[str]:
+    """A kind that is new in an overlay is new in the Role too, or the pipeline stops half-way."""
+    allowed = {
+        (group, resource)
+        for one in overlay.of("Role")
+        for rule in one["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        if one["metadata"]["name"].endswith("-deployer") and {"get", "create", "patch"} <= set(rule["verbs"])
+    }
+    for one in overlay.objects if overlay.of("Role") else ():
+        plural = re.sub("(?<=[^aeiou])ys$", "ies", re.sub("sss$", "sses", f"{one['kind'].lower()}s"))
+        if one["kind"] not in ADMINISTRATORS and (one["apiVersion"].rpartition("/")[0], plural) not in allowed:
+            yield f"{title(one)}: the deployer may not apply {plural}"
+
+
 BUILT_IN_GROUPS = {"", "apps", "batch", "autoscaling", "policy", "networking.k8s.io", "rbac.authorization.k8s.io"}
 
 
@@ -254,9 +288,11 @@ CHECKS = (
     entrances_lead_to_the_service,
     canaries_are_there_where_they_were_chosen,
     canaries_are_judged_by_their_own_pods,
+    canaries_are_judged_by_the_objectives,
     argo_cd_is_told_what_comes_first,
     where_there_is_a_database_its_schema_is_brought_up_to_date,
     secrets_are_not_in_git,
     roles_give_no_more_than_is_done_with_them,
+    the_deployer_may_apply_what_there_is,
     dev_needs_nothing_that_a_cluster_lacks,
 )

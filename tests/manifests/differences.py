@@ -1,8 +1,10 @@
 """Checks of what `docs/architecture/KUBERNETES.md` says about how the environments differ."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 
-from rendered import Overlay, containers, labels, settings
+from facts import ask
+from rendered import Overlay, containers, labels, quantity, settings, templates
 
 PAGE = "docs/architecture/KUBERNETES.md"
 
@@ -125,4 +127,35 @@ def _table(overlay: Overlay) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
 
 
-CHECKS = (environments_differ_as_the_page_says,)
+def the_page_adds_up(overlay: Overlay) -> Iterator[str]:
+    """What it says of grace periods and of the quota is what stands in the manifests."""
+    text = (overlay.project / PAGE).read_text(encoding="utf-8")
+    what, spec, container = next(one for one in containers(overlay) if one[0].startswith("Deployment"))
+    drain = float(_settings(overlay)["DRAIN_SECONDS"])
+    grace = (
+        spec["terminationGracePeriodSeconds"],
+        container["lifecycle"]["preStop"]["sleep"]["seconds"],
+        drain,
+        ask(overlay, container).exit_seconds - drain,
+    )
+    said = re.findall(r"^(\d+) > (\d+) \+ (\d+) \+ (\d+): ", text, re.MULTILINE)
+    if said != [tuple(f"{value:g}" for value in grace)]:
+        yield f"{PAGE}: {what} stops within {grace}, not {said}"
+    for quota in overlay.of("ResourceQuota"):
+        count = overlay.one("HorizontalPodAutoscaler")["spec"]["maxReplicas"] + 1
+        for name, unit, pattern in (
+            ("cpu", 1, r"= ([\d.]+) of the quota's ([\d.]+) \|"),
+            ("memory", 2**30, r"= ([\d.]+)Gi of ([\d.]+)Gi \|"),
+        ):
+            pods, *jobs = (
+                quantity(template["spec"]["containers"][0]["resources"]["requests"][name])
+                for _, template in sorted(templates(overlay), key=lambda one: str(one[0]["kind"]))
+            )
+            needed = (count * pods + sum(jobs)) / unit
+            hard = quantity(quota["spec"]["hard"][f"requests.{name}"]) / unit
+            told = [(float(one), float(other)) for one, other in re.findall(pattern, text)]
+            if told != [(round(needed, 2), hard)]:
+                yield f"{PAGE}: {name} of all pods is {needed:.2f} of {hard:g}, not {told}"
+
+
+CHECKS = (environments_differ_as_the_page_says, the_page_adds_up)

@@ -715,6 +715,51 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
         Mistake("Service", "apiVersion", "serving.knative.dev/v1", environment="dev"),
         "needs the definitions of serving.knative.dev",
     ),
+    (
+        delivery.canaries_are_judged_by_the_objectives,
+        Mistake(
+            "AnalysisTemplate",
+            "spec.metrics.0.provider.prometheus.query",
+            'sum(requests_total{job="{{args.job}}"})',
+            profile=CANARY,
+        ),
+        "no objective is measured by requests_total",
+    ),
+    (
+        delivery.canaries_are_judged_by_the_objectives,
+        Mistake(
+            "AnalysisTemplate",
+            "spec.metrics.1.provider.prometheus.query",
+            'sum(http_request_duration_seconds_bucket{le="0.25"})',
+            profile=CANARY,
+        ),
+        'le="0.25" is not',
+    ),
+    (
+        delivery.the_deployer_may_apply_what_there_is,
+        Mistake("Service", "kind", "EndpointSlice"),
+        "may not apply endpointslices",
+    ),
+    (
+        delivery.the_deployer_may_apply_what_there_is,
+        Mistake("Role", "rules.0.verbs", ["get"], "-deployer"),
+        "may not apply configmaps",
+    ),
+    (
+        differences.the_page_adds_up,
+        Mistake("Deployment", f"{SPEC}.terminationGracePeriodSeconds", 60),
+        "stops within (60, 5, 2",
+    ),
+    (
+        differences.the_page_adds_up,
+        Mistake("HorizontalPodAutoscaler", "spec.maxReplicas", 10),
+        "cpu of all pods is 3.40 of 6",
+    ),
+    (
+        differences.the_page_adds_up,
+        Mistake("ResourceQuota", "spec.hard.[requests.memory]", "5Gi"),
+        "memory of all pods is 3.44 of 5",
+    ),
 ]
 
 # Each row of the page that says how environments differ, and a value that it does not say.
