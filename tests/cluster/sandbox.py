@@ -1,9 +1,9 @@
 """A part of the machine for a cluster alone: processes, mounts and a network that nothing else sees.
 
-One process is the first of its own namespaces. All others run in them, so its end is theirs, and the kernel takes back
-the network, its rules and the mounts with them. Two things have no namespace: control groups, which have a root of their
-own and are removed here, and settings of the kernel, which in there are files that a kubelet may write. Should the tests
-be killed, the kernel kills the first process, and the next start removes the rest.
+One process is the first of its own namespaces. All others run in them, so its end is theirs, and the kernel takes
+back the network, its rules and the mounts with them. Two things have no namespace: control groups, which have a root of
+their own and are removed here, and settings of the kernel, which in there are files that a kubelet may write. Should
+the tests be killed, the kernel kills the first process, and the next start removes the rest.
 """
 
 import contextlib
