@@ -16,12 +16,14 @@ pytestmark = pytest.mark.cluster
 
 # The analysis as it is, but sooner and more often: the tests' only change to what is delivered.
 SHORTER = {"initialDelay: 2m": "initialDelay: 20s", "interval: 30s": "interval: 5s"}
-# What a bad version does before it lists items, and which objective tells.
+# What a bad version does before it lists items, and which objective tells. Not where its image is built: no image of it
+# would come of that.
 LISTS = '    """A page of items, oldest first."""\n'
 FAULTS = {
-    "error-ratio": "    raise RuntimeError('a version with a mistake')\n",
-    "slow-ratio": "    import asyncio\n\n    await asyncio.sleep(0.5)\n",
+    "error-ratio": "raise RuntimeError('a version with a mistake')",
+    "slow-ratio": "await __import__('asyncio').sleep(0.5)",
 }
+THERE = "    if __import__('os').environ['ENVIRONMENT'] == 'staging':\n        {fault}\n"
 
 
 class Canary(Service):
@@ -110,7 +112,7 @@ def faulty(cluster: Cluster, rolling: Path, tmp_path_factory: pytest.TempPathFac
         routes = copy / "app" / "api" / "routes.py"
         text = routes.read_text(encoding="utf-8")
         assert LISTS in text
-        routes.write_text(text.replace(LISTS, LISTS + fault), encoding="utf-8")
+        routes.write_text(text.replace(LISTS, LISTS + THERE.format(fault=fault)), encoding="utf-8")
         made[objective] = deployed.build(cluster, copy, f"2.{number}.0")
     return made
 
