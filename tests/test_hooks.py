@@ -436,7 +436,7 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
         "            database = none",
         "            observability_stack = yes",
         "            license = MIT",
-        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 18 more (database = none)",
+        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 19 more (database = none)",
         "            k8s/components/canary (release_strategy = rolling)",
         "            k8s/components/ingress (exposure = gateway-api)",
         "            k8s/components/load-balancer (exposure = gateway-api)",

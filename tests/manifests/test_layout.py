@@ -68,3 +68,11 @@ def test_a_secret_from_a_file_takes_the_place_of_the_operator(projects: dict[Pat
     assert not [one for one in objects if one["kind"] == "ExternalSecret"]
     assert list(identity.what_is_referred_to_is_there(overlay.having(objects))) == []
     assert list(schemas.problems(objects)) == []
+
+
+def test_a_field_that_kustomize_is_to_forget_is_warned_of(projects: dict[Path, Overlay], tmp_path: Path) -> None:
+    shutil.copytree(next(iter(projects)), tmp_path / "copy")
+    with (tmp_path / "copy" / "k8s" / "overlays" / "dev" / "kustomization.yaml").open("a") as file:
+        file.write("commonAnnotations: {}\ncommonLabels: {}\n")
+
+    assert "'commonLabels' is deprecated" in build(tmp_path / "copy", "dev")[1]

@@ -451,9 +451,3 @@ def test_a_release_file_without_its_lines_is_left_as_it_is(tree: Path, capsys: p
     assert release.main(["dev", DIGEST, "1.2.3"]) == 1
     assert file.read_text(encoding="utf-8") == "images: []\n"
     assert "restore it from Git" in capsys.readouterr().err
-
-
-def test_the_environments_of_the_contexts_are_those_that_have_an_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-
-    assert sorted(deploy.configured_contexts()) == overlay.environments()
