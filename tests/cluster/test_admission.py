@@ -123,7 +123,7 @@ BROKEN = {
         "`selector` does not match template `labels`",
     ),
     "unknown field": (_with("Deployment", "spec.template.spec.graceSeconds", 45), "unknown field"),
-    "budget of nothing": (_with("PodDisruptionBudget", "spec.minAvailable", 1), "mutually exclusive"),
+    "budget of nothing": (_with("PodDisruptionBudget", "spec.minAvailable", 1), "cannot be both set"),
     "bounds the wrong way": (_with("HorizontalPodAutoscaler", "spec.maxReplicas", 1), "must be greater than or equal"),
 }
 

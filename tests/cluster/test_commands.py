@@ -51,7 +51,7 @@ def test_a_release_is_deployed_and_rolled_back_by_its_commands(service: Service,
 
 
 @pytest.mark.parametrize(
-    ("environment", "variables", "reason"),
+    ("asked", "variables", "reason"),
     [
         ("elsewhere", {}, "it is one of dev, prod, staging"),
         ("dev", {"CONTEXT": "other"}, "knows no context other"),
@@ -60,9 +60,9 @@ def test_a_release_is_deployed_and_rolled_back_by_its_commands(service: Service,
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_changes(
-    prod: Service, environment: str, variables: dict[str, str], reason: str
+    prod: Service, asked: str, variables: dict[str, str], reason: str
 ) -> None:
-    done = prod.tool("deploy", "deploy", environment, **variables)
+    done = prod.tool("deploy", "deploy", asked, **variables)
 
     assert done.returncode == 1
     assert done.stderr.startswith("Nothing was changed.")
