@@ -75,4 +75,5 @@ def prod(extended: Cluster, rolling: Path, images: Images, storage_url: str) -> 
     running.release(images[0])
     running.apply()
     running.ready(3)
+    running.cluster.wait("condition=Complete", f"job/{running.name}-migration", namespace=running.namespace)
     return running
