@@ -29,7 +29,7 @@ test: $(READY) lint types ## Run the tests that need Python packages only
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci and not live and not cluster'
 
 .PHONY: test-ci
-test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files
+test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files, manifests, roll-outs in a cluster
 	$(BIN)/python -m pytest -m ci
 
 .PHONY: test-live
@@ -43,7 +43,8 @@ test-cluster: $(READY) ## Run the tests of the manifests in a Kubernetes of thei
 .PHONY: test-all
 test-all: $(READY) ## Say what is missing for the longer tests, then run all tests
 	@$(BIN)/python tests/needs.py
-	@$(MAKE) test test-ci test-live test-cluster
+	@$(MAKE) test test-live test-cluster
+	$(BIN)/python -m pytest -m 'ci and not cluster'
 
 .PHONY: lint
 lint: $(READY) ## Check style and formatting of Python, YAML and shell

@@ -117,6 +117,7 @@ def faulty(cluster: Cluster, rolling: Path, tmp_path_factory: pytest.TempPathFac
     return made
 
 
+@pytest.mark.ci
 def test_a_good_version_is_promoted(stable: Canary, images: Images) -> None:
     with stable.load(rate=40) as requests:
         stable.release(images[1])
@@ -132,6 +133,7 @@ def test_a_good_version_is_promoted(stable: Canary, images: Images) -> None:
     assert (counted.failed, counted.failures[1:]) == (0, [])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("objective", FAULTS)
 def test_a_version_that_misses_an_objective_is_taken_back(
     stable: Canary, faulty: Mapping[str, Image], objective: str

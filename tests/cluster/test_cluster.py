@@ -4,7 +4,7 @@ import pytest
 from kube import Cluster
 from node import TOOLS
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.ci]
 
 NAMESPACE = "trial"
 RESTRICTED = {

@@ -50,6 +50,7 @@ def restarted(prod: Service, pod: dict[str, Any], seconds: float) -> dict[str, A
     return dict(found)
 
 
+@pytest.mark.ci
 def test_it_is_migrated_and_answers_through_its_service(prod: Service) -> None:
     prod.cluster.wait("condition=Complete", f"job/{prod.name}-migration", namespace=prod.namespace)
 
@@ -81,6 +82,7 @@ def test_the_kubelet_has_what_the_memory_query_divides(prod: Service) -> None:
     assert prod.cluster.within(30, sensible, prod.namespace)
 
 
+@pytest.mark.ci
 def test_rolling_restarts_under_load_lose_no_request(prod: Service) -> None:
     before = {pod["metadata"]["name"] for pod in prod.pods()}
     with prod.load() as requests:
@@ -94,6 +96,7 @@ def test_rolling_restarts_under_load_lose_no_request(prod: Service) -> None:
     assert (counted.failed, counted.failures[1:]) == (0, [])
 
 
+@pytest.mark.ci
 def test_without_hook_readiness_and_grace_a_restart_does_lose_requests(prod: Service) -> None:
     app = {"name": "app", "lifecycle": None, "startupProbe": None, "readinessProbe": None}
     spec = {"terminationGracePeriodSeconds": 0, "containers": [app]}
