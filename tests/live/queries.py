@@ -46,6 +46,11 @@ def of_panels() -> list[tuple[str, str, str]]:
     ]
 
 
+def is_of_a_cluster(query: str) -> bool:
+    """Whether it asks for series that only a cluster has: of pods, as a kubelet tells them, and of objects."""
+    return re.search(r"\bkube_|\bpod=~", query) is not None
+
+
 def data_sources(project: Path) -> dict[str, Any]:
     """What Grafana is told of each data source, by its id, as Grafana reads the file."""
     path = project / "observability" / "grafana" / "provisioning" / "datasources" / "datasources.yaml"
