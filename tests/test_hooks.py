@@ -429,7 +429,8 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
     assert result.stdout.splitlines() == [
         "",
         f"Generated {project}",
-        "  Chosen:   deployment = argocd",
+        "  Chosen:   ci_system = github-actions",
+        "            deployment = argocd",
         "            release_strategy = rolling",
         "            production_image = distroless",
         "            exposure = gateway-api",
