@@ -5,6 +5,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.codehaus.groovy.ast.ASTNode;
+import org.codehaus.groovy.ast.expr.BinaryExpression;
 import org.codehaus.groovy.ast.expr.ClosureExpression;
 import org.codehaus.groovy.ast.expr.ConstantExpression;
 import org.codehaus.groovy.ast.expr.Expression;
@@ -24,9 +25,9 @@ import org.codehaus.groovy.control.SourceUnit;
 /**
  * Prints the syntax tree of the Jenkinsfile on standard input as JSON, as the Groovy that Jenkins bundles parses it.
  *
- * A call is {"call": its name, "line": n, "arguments": [...], "block": [...]}, where the block is its closure, or null. Texts,
- * numbers, lists and maps are themselves. Anything else is {"code": its text, "line": n}, of which a test may only say that
- * it is there.
+ * A call is {"call": its name, "line": n, "arguments": [...], "block": [...]}, where the block is its closure, or null. An
+ * assignment is a call of "=" with a name and a value. Texts, numbers, lists and maps are themselves. Anything else is
+ * {"code": its text, "line": n}, of which a test may only say that it is there.
  */
 final class Ast {
     public static void main(String[] arguments) throws Exception {
@@ -60,6 +61,13 @@ final class Ast {
             MethodCallExpression call = (MethodCallExpression) expression;
             return call.isImplicitThis() ? call(call) : code(expression);
         }
+        if (expression instanceof BinaryExpression && "=".equals(((BinaryExpression) expression).getOperation().getText())) {
+            BinaryExpression assignment = (BinaryExpression) expression;
+            List<Object> parts = new ArrayList<>();
+            parts.add(assignment.getLeftExpression().getText());
+            parts.add(value(assignment.getRightExpression()));
+            return call("=", assignment, parts, null);
+        }
         if (expression instanceof ConstantExpression) {
             return ((ConstantExpression) expression).getValue();
         }
@@ -88,10 +96,14 @@ final class Ast {
                 values.add(value(argument));
             }
         }
+        return call(call.getMethodAsString(), call, values, block);
+    }
+
+    private static Map<String, Object> call(String name, ASTNode node, List<Object> arguments, Object block) {
         Map<String, Object> said = new LinkedHashMap<>();
-        said.put("call", call.getMethodAsString());
-        said.put("line", call.getLineNumber());
-        said.put("arguments", values);
+        said.put("call", name);
+        said.put("line", node.getLineNumber());
+        said.put("arguments", arguments);
         said.put("block", block);
         return said;
     }
