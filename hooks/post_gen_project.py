@@ -63,7 +63,11 @@ PRUNE = (
             "tests/unit/test_sql.py",
         ),
     ),
-    Rule(option="ci_system", kept_by=("github-actions", "both"), paths=(".github",)),
+    Rule(
+        option="ci_system",
+        kept_by=("github-actions", "both"),
+        paths=(".github", "docs/architecture/GITHUB-ACTIONS.md"),
+    ),
     Rule(option="deployment", kept_by=("argocd",), paths=("k8s/components/argocd",)),
     Rule(option="release_strategy", kept_by=("canary",), paths=("k8s/components/canary",)),
     Rule(option="exposure", kept_by=("gateway-api",), paths=("k8s/components/gateway-api",)),
