@@ -63,7 +63,11 @@ PRUNE = (
             "tests/unit/test_sql.py",
         ),
     ),
-    Rule(option="ci_system", kept_by=("github-actions", "both"), paths=(".github",)),
+    Rule(
+        option="ci_system",
+        kept_by=("github-actions", "both"),
+        paths=(".github", "docs/architecture/GITHUB-ACTIONS.md"),
+    ),
     Rule(
         option="ci_system",
         kept_by=("jenkins", "both"),
