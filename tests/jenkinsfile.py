@@ -54,6 +54,7 @@ class Event:
     timer: bool = False
     changed: tuple[str, ...] = ()
     sonar: bool = False
+    releases: bool = True
 
     def meets(self, condition: Any) -> bool:  # noqa: C901, PLR0911 - one for each condition
         """Whether a condition holds, as https://www.jenkins.io/doc/book/pipeline/syntax/#when defines it.
@@ -78,6 +79,8 @@ class Event:
                 return any(re.fullmatch(expression, path) for path in self.changed)
             case Call(name="expression", block=({"code": "env.SONAR_HOST_URL"},)):
                 return self.sonar
+            case Call(name="expression", block=({"code": "env.RELEASES"},)):
+                return self.releases
             case Call(name="not", block=(inner,)):
                 return not self.meets(inner)
             case Call(name="anyOf", block=inner):

@@ -5,7 +5,7 @@ That is its structure. Whether a controller takes it, its plugins alone can tell
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +299,18 @@ def test_a_jenkinsfile_that_is_wrong_is_found(
     subject = Subject(jenkinsfile.parse(text.replace(old, new, 1)), service)
 
     assert [found for found in check(subject) if told in found]
+
+
+@pytest.mark.parametrize("event", [Event("main"), Event("main", timer=True), Event(tag=True)], ids=str)
+def test_where_there_are_two_systems_one_releases(event: Event, bake: Bake) -> None:
+    project = bake(ci_system="both")
+    subject = Subject(jenkinsfile.parse((project / FILE).read_text(encoding="utf-8")), project)
+    judges = replace(event, releases=False)
+    ran = {target for stage, target in subject.steps() if stage.runs(judges)}
+    listed = [gate.target for gate in gates.table(project)]
+
+    assert ran <= set(listed[: listed.index("push")])
+    assert ran != {target for stage, target in subject.steps() if stage.runs(event)}
 
 
 @pytest.mark.parametrize("text", ["pipeline {", "node { sh 'make types' }", "pipeline { }\nprintln 'x'"])

@@ -1,6 +1,7 @@
 """`make template-update` of a service: it takes what is new, and fails where a person has to decide."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,3 +117,20 @@ def test_changes_that_are_not_committed_are_not_mixed_with_it(service: Path, env
 
     assert done.returncode != 0
     assert "commit or stash them first" in done.stderr
+
+
+def test_where_there_is_no_gh_what_is_new_is_pushed_to_a_branch(
+    service: Path, git: Git, run: Run, tmp_path: Path
+) -> None:
+    git(tmp_path, "init", "--quiet", "--bare", "origin.git")
+    git(service, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    (service / "NEW").write_text("new\n", encoding="utf-8")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "git").symlink_to(str(shutil.which("git")))
+
+    done = run("tools.template", "propose", cwd=service, env={"TEMPLATE_PUSH": "1", "PATH": str(programs)})
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "open a pull request" in done.stdout
+    assert git(tmp_path / "origin.git", "show", "template-update:NEW") == "new\n"

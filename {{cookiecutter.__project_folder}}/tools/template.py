@@ -80,21 +80,25 @@ def update(tools: Path) -> int:
 
 
 def propose() -> int:
-    """Open a pull request where the token may push workflows, else an issue; the exit code of the process."""
+    """Show it as a branch and a pull request where the token may push workflows, else as an issue; the exit code."""
     if not git("status", "--porcelain"):
         sys.stdout.write("Nothing is new.\n")
         return 0
-    if not shutil.which("gh"):
-        sys.stderr.write("gh, which talks to GitHub, is not installed: https://cli.github.com\n")
-        return 1
+    on_github = shutil.which("gh") is not None
     body = "\n".join(["By `make template-update`.", *(f"- {problem}" for problem in conflicts())])
     if os.environ.get("TEMPLATE_PUSH") == "1":
         git("switch", "--quiet", "--force-create", BRANCH)
         git("add", "--all")
-        git("commit", "--quiet", "--message", TITLE)
+        git("commit", "--quiet", "--message", TITLE, "--message", body)
         git("push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{BRANCH}")
+        if not on_github:
+            sys.stdout.write(f"{BRANCH} is pushed: open a pull request from it.\n")
+            return 0
         opened = ("pr", "create", "--head", BRANCH, "--title", TITLE, "--body", body)
         return 0 if _gh(*opened) or _gh("pr", "view", BRANCH) else 1
+    if not on_github:
+        sys.stderr.write("gh, which talks to GitHub, is not installed: https://cli.github.com, or TEMPLATE_PUSH=1.\n")
+        return 1
     git("add", "--all")
     difference = git("diff", "--cached", "HEAD")[:LONGEST]
     told = f"{body}\n\nTake it by `make template-update` on a machine of yours:\n\n~~~~diff\n{difference}\n~~~~\n"
