@@ -63,6 +63,16 @@ PRUNE = (
             "tests/unit/test_sql.py",
         ),
     ),
+    Rule(
+        option="ci_system",
+        kept_by=("github-actions", "both"),
+        paths=(".github", "docs/architecture/GITHUB-ACTIONS.md"),
+    ),
+    Rule(
+        option="ci_system",
+        kept_by=("jenkins", "both"),
+        paths=("ci-cd/jenkins", "tests/unit/test_jenkins.py", "tools/jenkins.py"),
+    ),
     Rule(option="deployment", kept_by=("argocd",), paths=("k8s/components/argocd",)),
     Rule(option="release_strategy", kept_by=("canary",), paths=("k8s/components/canary",)),
     Rule(option="exposure", kept_by=("gateway-api",), paths=("k8s/components/gateway-api",)),

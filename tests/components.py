@@ -64,6 +64,10 @@ class Component:
 
 
 COMPONENTS: Mapping[str, Component] = {
+    "actionlint": Component(
+        module="github.com/rhysd/actionlint",
+        stamps={"github.com/rhysd/actionlint.version": "{0}"},
+    ),
     "alertmanager": Component(
         module="github.com/prometheus/alertmanager",
         stamps={"github.com/prometheus/common/version.Version": "{0}"},

@@ -85,6 +85,16 @@ def cluster() -> str:
     return f"missing (apt-get install {' '.join(missing)})" if missing else engine()
 
 
+def java() -> str:
+    """What is missing of Java and Maven, which parse and judge a Jenkinsfile; nothing if they are there."""
+    missing = [
+        package
+        for program, package in {"javac": "default-jdk-headless", "mvn": "maven"}.items()
+        if not shutil.which(program)
+    ]
+    return f"missing (apt-get install {' '.join(missing)}; Java 11 or newer)" if missing else ""
+
+
 def _is_static(program: Path) -> bool:
     """Whether a program needs no libraries: Debian's other busybox bears the same name, and does."""
     return subprocess.run(["ldd", program], capture_output=True, check=False).returncode != 0
@@ -99,6 +109,7 @@ def summary() -> str:
         f"Container engine: {engine() or 'there'}",
         f"Debian's tools for stand-in images: {debian() or 'there'}",
         f"Kubernetes: {cluster() or 'there'}",
+        f"Java and Maven for a Jenkinsfile: {java() or 'there'}",
     ))  # fmt: skip
 
 

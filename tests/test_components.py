@@ -10,6 +10,7 @@ pytestmark = pytest.mark.ci
 
 # How each program is asked, and what surrounds the release in its answer.
 ANSWERS = {
+    ("actionlint", "actionlint"): ("-version", "{}\n"),
     ("alertmanager", "alertmanager"): ("--version", "alertmanager, version {} "),
     ("alertmanager", "amtool"): ("--version", "amtool, version {} "),
     ("argo-rollouts", "kubectl-argo-rollouts"): ("version", "kubectl-argo-rollouts: v{}+"),

@@ -429,7 +429,8 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
     assert result.stdout.splitlines() == [
         "",
         f"Generated {project}",
-        "  Chosen:   deployment = argocd",
+        "  Chosen:   ci_system = github-actions",
+        "            deployment = argocd",
         "            release_strategy = rolling",
         "            production_image = distroless",
         "            exposure = gateway-api",
@@ -437,6 +438,7 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
         "            observability_stack = yes",
         "            license = MIT",
         "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 19 more (database = none)",
+        "            ci-cd/jenkins, tests/unit/test_jenkins.py, tools/jenkins.py (ci_system = github-actions)",
         "            k8s/components/canary (release_strategy = rolling)",
         "            k8s/components/ingress (exposure = gateway-api)",
         "            k8s/components/load-balancer (exposure = gateway-api)",

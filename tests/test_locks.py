@@ -10,9 +10,9 @@ from conftest import FOLDER, ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-from lock import LOCKS, POLICIES_LOCK, SERVICE_LOCKS, compile_locks
+from lock import GATES_LOCK, LOCKS, POLICIES_LOCK, SERVICE_LOCKS, compile_locks
 
-PINS = re.compile(r"^([a-z0-9._-]+)(?:\[[a-z0-9,_-]+\])?==([^ \n]+)", re.MULTILINE)
+PINS = re.compile(r"^([a-z0-9._-]+)(?:\[[a-z0-9,_ -]+\])?==([^ \n]+)", re.MULTILINE)
 
 
 def pins(name: str) -> dict[str, str]:
@@ -24,7 +24,7 @@ def test_a_lock_holds_the_shared_versions(name: str) -> None:
     assert pins(name).items() <= pins("constraints.txt").items()
 
 
-@pytest.mark.parametrize("name", [*LOCKS[1:], POLICIES_LOCK])
+@pytest.mark.parametrize("name", [*LOCKS[1:], POLICIES_LOCK, GATES_LOCK])
 def test_a_lock_holds_a_hash_of_each_package(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     # A package stands here twice where Pythons want different versions of it.
@@ -52,7 +52,7 @@ def test_a_service_without_a_database_locks_none() -> None:
     assert without <= with_one
 
 
-@pytest.mark.parametrize("name", [*LOCKS, POLICIES_LOCK])
+@pytest.mark.parametrize("name", [*LOCKS, POLICIES_LOCK, GATES_LOCK])
 def test_a_lock_names_no_registry_and_no_folder(name: str) -> None:
     assert not re.search(r"https?://|--index-url|--find-links|/tmp", (ROOT / name).read_text(encoding="utf-8"))
 
@@ -67,5 +67,5 @@ def test_the_service_supports_the_pythons_the_template_does() -> None:
 def test_the_locks_are_what_the_declarations_compile_to(tmp_path: Path) -> None:
     compile_locks(tmp_path)
 
-    for name in (*LOCKS, POLICIES_LOCK):
+    for name in (*LOCKS, POLICIES_LOCK, GATES_LOCK):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), f"{name} is out of date: run `make lock`"

@@ -26,6 +26,7 @@ PINNED = [
     ("image_repository", "ghcr.io/example-org/sre-demo-api"),
     ("domain", "example.com"),
     ("team", "platform"),
+    ("ci_system", ["github-actions", "jenkins", "both", "none"]),
     ("deployment", ["argocd", "kubectl"]),
     ("release_strategy", ["rolling", "canary"]),
     ("production_image", ["distroless", "standard"]),

@@ -33,8 +33,10 @@ SERVICE_LOCKS = {
 BENCHMARKS_LOCK = "benchmarks/requirements.txt"
 # What judges manifests wants old versions of much: it shares no environment with anything, and so no versions.
 POLICIES_LOCK = "tools/checkov/requirements.txt"
+# So does what a service's gates need, whatever was chosen.
+GATES_LOCK = f"{SERVICE}/requirements-ci.txt"
 # These hold on to their own versions; the others take those of the constraints.
-STARTS = ("constraints.txt", POLICIES_LOCK)
+STARTS = ("constraints.txt", POLICIES_LOCK, GATES_LOCK)
 LOCKS = (
     "constraints.txt",
     "requirements.txt",
@@ -52,7 +54,7 @@ def compile_locks(target: Path, *, upgrade: bool = False) -> None:
     Raises:
         subprocess.CalledProcessError: generation failed, or no versions fit together.
     """
-    for name in (*LOCKS, POLICIES_LOCK):
+    for name in (*LOCKS, *STARTS):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
     for name in STARTS:
         if target != ROOT and (ROOT / name).exists():
@@ -68,6 +70,7 @@ def compile_locks(target: Path, *, upgrade: bool = False) -> None:
     with tempfile.TemporaryDirectory() as folder:
         services = {profile: _generate(Path(folder, profile), profile) for profile in PROFILES}
         everything = [word for service in services.values() for word in ("--group", f"{service}:dev", str(service))]
+        _compile(target / GATES_LOCK, *locked, "--group", f"{services['postgresql']}:ci", *newer)
         _compile(constraints, "--no-header", *own, *compared, *everything, *newer)
         shared = (*locked, "--constraints", str(constraints))
         _compile(target / "requirements.txt", *shared, *own)

@@ -1,0 +1,207 @@
+"""Each gate of a service passes on a fresh one, fails on one that is broken for it, says where, and leaves its report.
+
+`lint-config` is tried in tests/live. What asks a server, or a database of vulnerabilities, is not run here: `audit`,
+`scan`, `sbom`, `push`, `sign`, `attest`, `verify`, `sonar`.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from conftest import Bake
+from test_service import CACHE, default_python, environment_name, make, run
+
+# The tools of gates come from the registry, and checkov takes seconds to start.
+pytestmark = pytest.mark.ci
+
+APP = "app/main.py"
+
+
+def tools(project: Path) -> Path:
+    """The environment of the gates' tools, made once for each lock."""
+    folder = CACHE / f"gates-{environment_name(project, (project / 'requirements-ci.txt').read_text())}"
+    with folder.with_suffix(".lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        command = ["make", "--assume-old=requirements-ci.txt", f"CI={folder}", f"PYTHON={default_python()}"]
+        run([*command, f"{folder}/.ready"], project)
+    return folder
+
+
+@pytest.fixture
+def project(bake: Bake) -> Path:
+    """A service of the default answers that Git knows."""
+    project = bake()
+    run(["git", "init", "--quiet"], project)
+    run(["git", "add", "--all"], project)
+    make(project)
+    return project
+
+
+def gate(project: Path, target: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run one, as a pipeline does."""
+    venv = CACHE / environment_name(project, default_python())
+    old = [f"--assume-old={lock}" for lock in ("requirements.txt", "requirements-ci.txt")]
+    command = ["make", *old, f"VENV={venv}", f"CI={tools(project)}", target]
+    return subprocess.run(
+        command, cwd=project, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def sarif(report: Path) -> list[str]:
+    """The files in which a report sees something."""
+    return [
+        location["physicalLocation"]["artifactLocation"]["uri"]
+        for found in json.loads(report.read_text(encoding="utf-8"))["runs"]
+        for result in found["results"]
+        for location in result["locations"]
+        if not result.get("suppressions")
+    ]
+
+
+def secrets(report: Path) -> list[str]:
+    """The files in which secrets were found."""
+    return list(json.loads(report.read_text(encoding="utf-8"))["results"])
+
+
+def junit(report: Path) -> list[str]:
+    """The tests that failed."""
+    cases = ET.parse(report).iter("testcase")  # noqa: S314 - pytest wrote it
+    return [case.attrib["name"] for case in cases if case.find("failure") is not None]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A change that one gate has to find.
+
+    Attributes:
+        gate: the target.
+        file: what is changed; made where there is none.
+        was: what is replaced; without it, the text is added at the end.
+        becomes: by what.
+        told: what the gate says, beside where.
+        report: the report, if it writes one, and how to read what it found.
+    """
+
+    gate: str
+    file: str
+    was: str
+    becomes: str
+    told: str
+    report: tuple[str, Callable[[Path], list[str]]] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.gate}-{Path(self.file).name}"
+
+    def change(self, project: Path) -> None:
+        """Break the service."""
+        path = project / self.file
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        assert self.was in text
+        changed = text.replace(self.was, self.becomes, 1) if self.was else text + self.becomes
+        path.write_text(changed, encoding="utf-8")
+        run(["git", "add", "--all"], project)
+
+
+DOCKERFILE, DEPLOYMENT = "docker/production/Dockerfile", "k8s/base/deployment.yaml"
+
+BROKEN = [
+    Broken("lint-code", APP, "", "x = {  'a':1 }\n", APP),
+    Broken("types", APP, "", 'wrong: int = "text"\n', f"{APP}:"),
+    Broken("lint-dockerfiles", DOCKERFILE, "USER 65532:65532", "USER root", "DL3002", ("hadolint.sarif", sarif)),
+    Broken("sast", APP, "", 'PASSWORD = "of-the-database"\n', f"{APP}:", ("bandit.sarif", sarif)),
+    Broken("secrets", "notes.md", "", f"AKIA{'Q3EGRI7X' * 2}\n", "notes.md:1", ("secrets.json", secrets)),
+    Broken("lint-manifests", DEPLOYMENT, "imagePullPolicy:", "imagePullPolice:", "imagePullPolice"),
+    Broken(
+        "lint-manifests", DEPLOYMENT, "readOnlyRootFilesystem: true", "privileged: true", "CKV_K8S_16",
+        ("checkov.sarif", sarif),
+    ),
+    Broken("lint-manifests", "k8s/base/networkpolicy.yaml", ".io/v1", ".io/v9", "networking.k8s.io/v9"),
+    Broken(
+        "test-unit", "tests/unit/test_provenance.py", "", "\n\ndef test_broken() -> None:\n    assert not [1]\n",
+        "test_broken", ("junit-unit.xml", junit),
+    ),
+]  # fmt: skip
+
+# A few tests are enough to see whether a gate fails with them.
+FEW = {"PYTEST_ADDOPTS": "-k test_provenance"}
+
+
+@pytest.mark.parametrize("name", sorted({broken.gate for broken in BROKEN}))
+def test_a_fresh_service_passes(name: str, project: Path) -> None:
+    done = gate(project, name, **FEW)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for broken in BROKEN:
+        if broken.gate == name and broken.report:
+            file, read = broken.report
+            assert read(project / "reports" / file) == []
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=str)
+def test_a_broken_one_fails_and_is_told_where(broken: Broken, project: Path) -> None:
+    broken.change(project)
+
+    done = gate(project, broken.gate, **FEW)
+
+    assert done.returncode != 0, done.stdout
+    assert broken.told in done.stdout + done.stderr
+    if broken.report:
+        file, read = broken.report
+        assert read(project / "reports" / file)
+
+
+def test_too_little_coverage_fails_and_is_told_where(project: Path) -> None:
+    assert gate(project, "coverage").returncode != 0
+    assert gate(project, "test-unit", **FEW).returncode == 0
+    reports = project / "reports"
+    (reports / ".coverage.integration").write_bytes((reports / ".coverage.unit").read_bytes())
+
+    done = gate(project, "coverage")
+
+    assert done.returncode != 0
+    assert APP in done.stdout
+    assert "fail" in (done.stdout + done.stderr).lower()
+    assert float(ET.parse(reports / "coverage.xml").getroot().attrib["line-rate"]) < 0.95  # noqa: S314 - coverage wrote it
+
+
+def test_all_gates_run_and_those_that_failed_are_told_at_the_end(project: Path) -> None:
+    BROKEN[0].change(project)
+
+    done = gate(project, "gates", GATES="lint-code lint-dockerfiles image-of-nobody sast")
+
+    assert done.returncode != 0
+    assert "Failed: lint-code image-of-nobody\n" in done.stderr
+    assert (project / "reports" / "bandit.sarif").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("scan", "run make image first"),
+        ("sbom", "run make image first"),
+        ("push", "run make image first"),
+        ("attest", "run make sbom first"),
+        ("sign", "run make push or make digest"),
+        ("verify", "run make push or make digest"),
+        ("coverage", "run make test-unit and make test-integration first"),
+        ("check-tag", "app/service.toml has 0.1.0"),
+    ],
+)
+def test_what_has_to_come_before_is_told(target: str, told: str, project: Path) -> None:
+    done = gate(project, target)
+
+    assert done.returncode != 0
+    assert told.lower() in done.stderr.lower()
+
+
+def test_without_its_token_sonarqube_is_not_asked(project: Path) -> None:
+    done = gate(project, "sonar", SONAR_TOKEN="")
+
+    assert done.returncode == 0
+    assert "SONAR_TOKEN is not set" in done.stdout

@@ -1,0 +1,136 @@
+"""`make template-update` of a service: it takes what is new, and fails where a person has to decide."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import FOLDER, Run
+from test_service import CACHE, default_python, environment_name, make
+
+Git = Callable[..., str]
+Copy = Callable[[Path], Path]
+
+
+@pytest.fixture
+def template(tmp_path: Path, copy_template: Copy, git: Git) -> Path:
+    """The template in a repository of its own."""
+    (tmp_path / "template").mkdir()
+    folder = copy_template(tmp_path / "template")
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    commit(folder, git)
+    return folder
+
+
+@pytest.fixture
+def service(template: Path, run: Run, git: Git, tmp_path: Path) -> Path:
+    """A service of the default answers, committed."""
+    done = run("cookiecutter", template, "--no-input", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "out" / "sre-demo-api"
+    git(folder, "init", "--quiet")
+    commit(folder, git)
+    return folder
+
+
+def commit(folder: Path, git: Git) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "Go on")
+
+
+def update(service: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run the target, with the cruft that tests of the template have."""
+    make(service)
+    tools = Path(sys.executable).parent.parent
+    venv = CACHE / environment_name(service, default_python())
+    old = [f"--assume-old={lock}" for lock in ("requirements.txt", "requirements-ci.txt", f"{tools}/.ready")]
+    return subprocess.run(
+        ["make", *old, f"VENV={venv}", f"CI={tools}", "template-update"],
+        cwd=service,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_anything_new_nothing_changes(service: Path, environment: dict[str, str], git: Git) -> None:
+    done = update(service, environment)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert git(service, "status", "--porcelain") == ""
+
+
+def test_what_is_new_is_taken_and_what_was_released_stays(
+    template: Path, service: Path, environment: dict[str, str], git: Git
+) -> None:
+    release = "k8s/overlays/dev/release/kustomization.yaml"
+    for folder, text in ((template / FOLDER, "of the template"), (service, "of the pipeline")):
+        path = folder / release
+        path.write_text(f"# {text}\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
+    (template / FOLDER / "NEW.md").write_text("new\n", encoding="utf-8")
+    commit(template, git)
+    commit(service, git)
+
+    done = update(service, environment)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (service / "NEW.md").read_text(encoding="utf-8") == "new\n"
+    assert (service / release).read_text(encoding="utf-8").startswith("# of the pipeline\n")
+    assert json.loads((service / ".cruft.json").read_text())["commit"] == git(template, "rev-parse", "HEAD").strip()
+
+
+def test_a_line_that_both_changed_is_told(template: Path, service: Path, environment: dict[str, str], git: Git) -> None:
+    for folder, text in ((template / FOLDER, "theirs"), (service, "ours")):
+        path = folder / "CODEOWNERS"
+        path.write_text(f"# {text}\n", encoding="utf-8")
+        commit(folder if folder == service else template, git)
+
+    done = update(service, environment)
+
+    assert done.returncode != 0
+    assert "CODEOWNERS" in done.stderr
+    assert "conflict markers" in done.stderr or "could not be applied" in done.stderr
+
+
+def test_a_file_that_the_template_dropped_and_somebody_had_changed_is_told(
+    template: Path, service: Path, environment: dict[str, str], git: Git
+) -> None:
+    (template / FOLDER / "docs" / "architecture" / "IMAGES.md").unlink()
+    commit(template, git)
+    (service / "docs" / "architecture" / "IMAGES.md").write_text("ours\n", encoding="utf-8")
+    commit(service, git)
+
+    done = update(service, environment)
+
+    assert done.returncode != 0
+    assert "docs/architecture/IMAGES.md" in done.stderr
+
+
+def test_changes_that_are_not_committed_are_not_mixed_with_it(service: Path, environment: dict[str, str]) -> None:
+    (service / "README.md").write_text("half done\n", encoding="utf-8")
+
+    done = update(service, environment)
+
+    assert done.returncode != 0
+    assert "commit or stash them first" in done.stderr
+
+
+def test_where_there_is_no_gh_what_is_new_is_pushed_to_a_branch(
+    service: Path, git: Git, run: Run, tmp_path: Path
+) -> None:
+    git(tmp_path, "init", "--quiet", "--bare", "origin.git")
+    git(service, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    (service / "NEW").write_text("new\n", encoding="utf-8")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "git").symlink_to(str(shutil.which("git")))
+
+    done = run("tools.template", "propose", cwd=service, env={"TEMPLATE_PUSH": "1", "PATH": str(programs)})
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "open a pull request" in done.stdout
+    assert git(tmp_path / "origin.git", "show", "template-update:NEW") == "new\n"

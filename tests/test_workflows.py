@@ -1,0 +1,175 @@
+"""What GitHub Actions is given is whole in each variant, may do little, and runs nothing but make targets."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import components
+import pytest
+import yaml
+from conftest import ROOT
+
+# What decides about workflows.
+VARIANTS = [
+    {"deployment": deployment, "exposure": exposure, "image_repository": image, "ci_system": system}
+    for deployment, exposure, (image, system) in product(
+        ("argocd", "kubectl"),
+        ("gateway-api", "cluster-internal"),
+        (("ghcr.io/example-org/api", "github-actions"), ("registry.example.com/api", "both")),
+    )
+]
+
+
+@pytest.fixture(scope="session", params=VARIANTS, ids=lambda answers: "-".join(answers.values()))
+def service(request: pytest.FixtureRequest, cookies_session: Any) -> Path:
+    """A service with these answers. Shared: read it only."""
+    result = cookies_session.bake(extra_context=request.param, template=str(ROOT))
+    assert result.exception is None, repr(result.exception)
+    project = Path(result.project_path)
+    # Both linters find what they judge in a repository only.
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    return project
+
+
+def workflows(service: Path) -> Mapping[str, Any]:
+    """Each workflow, by the name of its file. YAML 1.1 reads the key `on` as a truth value."""
+    return {
+        path.name: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted((service / ".github" / "workflows").iterdir())
+    }
+
+
+def jobs(service: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each job, with its name and that of its workflow."""
+    for file, workflow in workflows(service).items():
+        for name, job in workflow["jobs"].items():
+            yield f"{file}: {name}", job
+
+
+def steps(service: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each step, with the job that it is of."""
+    for name, job in jobs(service):
+        for step in job.get("steps", []):
+            yield name, step
+
+
+def said(command: list[str | Path], service: Path) -> str:
+    """What a linter has to say, nothing when it ends well."""
+    done = subprocess.run(command, cwd=service, capture_output=True, text=True, check=False)
+    return f"{done.stdout}{done.stderr}" if done.returncode else ""
+
+
+def test_zizmor_finds_nothing_even_when_it_is_pedantic(service: Path) -> None:
+    zizmor = Path(sys.executable).with_name("zizmor")
+
+    assert not said([zizmor, "--offline", "--quiet", "--persona", "pedantic", "."], service)
+
+
+def test_yamllint_finds_nothing(service: Path) -> None:
+    assert not said([sys.executable, "-m", "yamllint", "--strict", "-c", ROOT / ".yamllint", ".github"], service)
+
+
+@pytest.mark.ci
+def test_actionlint_finds_nothing(service: Path) -> None:
+    assert not said([components.build("actionlint") / "actionlint"], service)
+
+
+def test_every_step_that_runs_something_is_one_make_target(service: Path) -> None:
+    makefile = (service / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    commands = [(name, step["run"]) for name, step in steps(service) if "run" in step]
+
+    assert commands
+    for name, command in commands:
+        target = re.fullmatch(r"make ([a-z-]+)", command)
+        assert target, f"{name}: {command}"
+        assert target[1] in targets, f"{name}: {command}"
+
+
+def test_every_action_is_pinned_by_its_commit_and_says_its_release(service: Path) -> None:
+    for path in (service / ".github" / "workflows").iterdir():
+        for used in re.findall(r"uses: (.+)", path.read_text(encoding="utf-8")):
+            ours = used.startswith("./.github/workflows/")
+            assert ours or re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), f"{path.name}: {used}"
+
+
+def test_one_action_has_one_commit_in_all_variants_and_in_the_template(service: Path) -> None:
+    pins: dict[str, set[str]] = {}
+    own = ROOT / ".github" / "workflows"
+    for path in [*own.iterdir(), *(service / ".github" / "workflows").iterdir()]:
+        for action, pin in re.findall(r"uses: ([\w./-]+)@(.+)", path.read_text(encoding="utf-8")):
+            pins.setdefault(action, set()).add(pin)
+
+    assert {action: found for action, found in pins.items() if len(found) > 1} == {}
+
+
+def test_nothing_is_permitted_but_to_a_job_which_says_why(service: Path) -> None:
+    assert all(workflow["permissions"] == {} for workflow in workflows(service).values())
+    for path in (service / ".github" / "workflows").iterdir():
+        granted = re.findall(r"^ +[a-z-]+: (?:read|write)\b.*$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        granted = [line for line in granted if "permission-" not in line]
+        assert granted
+        assert [line for line in granted if " # to " not in line and " # what " not in line] == []
+
+
+def test_no_job_can_hang_for_ever(service: Path) -> None:
+    assert [name for name, job in jobs(service) if "uses" not in job and not job.get("timeout-minutes")] == []
+
+
+def test_only_runs_of_a_pull_request_are_cancelled(service: Path) -> None:
+    for name, workflow in workflows(service).items():
+        cancelled = workflow["concurrency"]["cancel-in-progress"]
+        assert cancelled in (False, "${{ github.event_name == 'pull_request' }}"), name
+
+
+# What a job says that has no business in a pull request.
+RELEASES = (
+    "github.event_name == 'push' && github.ref == 'refs/heads/main'",
+    "github.ref == 'refs/heads/main' && vars.SONAR_HOST_URL",
+    "github.ref_type == 'tag'",
+    "${{ !cancelled() && vars.CODE_SCANNING == 'enabled' && github.event_name != 'pull_request' }}",
+)
+
+
+def test_no_job_of_a_pull_request_may_write_or_see_a_secret(service: Path) -> None:
+    found = workflows(service)["ci-cd.yml"]["jobs"]
+
+    def releases(name: str) -> bool:
+        # A job whose need was skipped is skipped too.
+        return found[name].get("if") in RELEASES or any(map(releases, found[name].get("needs", [])))
+
+    judged = {name: job for name, job in found.items() if not releases(name)}
+    assert set(judged) == {"lint", "test", "security", "image"}
+    assert all(job["permissions"] == {"contents": "read"} for job in judged.values())
+    assert all("secrets." not in str(job) for job in judged.values())
+
+
+def test_a_release_is_verified_before_it_is_written_and_taken_back_when_it_does_not_serve(service: Path) -> None:
+    run = [step["run"] for step in workflows(service)["deploy.yml"]["jobs"]["deploy"]["steps"] if "run" in step]
+    order = [command for command in run if command != "make access"]
+    bring = "make publish" if "make publish" in run else "make deploy"
+
+    assert order == ["make digest", "make verify", "make release", bring, "make smoke", "make rollback"]
+
+
+def test_an_image_is_built_once_and_only_the_one_that_passed_every_gate_is_pushed(service: Path) -> None:
+    found = workflows(service)["ci-cd.yml"]["jobs"]
+    builds = [name for name, job in found.items() for step in job.get("steps", []) if step.get("run") == "make image"]
+    pushes = [name for name, job in found.items() for step in job.get("steps", []) if step.get("run") == "make push"]
+
+    assert (builds, pushes) == (["image"], ["publish"])
+    assert set(found["publish"]["needs"]) == {"lint", "test", "security", "image"}
+    assert (found["dev"]["needs"], found["staging"]["needs"]) == (["publish"], ["dev"])
+
+
+def test_tests_run_on_every_python_that_the_service_supports(service: Path) -> None:
+    supported = re.search(r'requires-python = ">=3\.(\d+)"', (service / "pyproject.toml").read_text(encoding="utf-8"))
+    tested = workflows(service)["ci-cd.yml"]["jobs"]["test"]["strategy"]["matrix"]["python"]
+
+    assert supported
+    assert tested[0] == f"3.{supported[1]}"
+    assert tested == [f"3.{minor}" for minor in range(int(supported[1]), 15)]

@@ -1,0 +1,123 @@
+"""`make template-update`: take what is new in the template of this service, and say what is left to do.
+
+cruft ends with success also where it leaves conflicts, rejected parts, or files that the new answers do not choose: one
+that somebody changed stays when the template drops it. `make template-propose` shows the result to people.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tools.compose import ROOT
+from tools.git import GitError, git
+
+LINK = ".cruft.json"
+BRANCH = "template-update"
+TITLE = "Take what is new in the template"
+
+# An issue holds up to 65536 characters.
+LONGEST = 60_000
+
+
+def generated(state: dict[str, Any], clone: Path, tools: Path) -> set[str]:
+    """The files of a fresh service with the answers, and from the commit, of a `.cruft.json`."""
+    git("checkout", "--quiet", "--force", "--detach", state["commit"], at=clone)
+    answers = state["context"]["cookiecutter"]
+    chosen = [f"{name}={answer}" for name, answer in answers.items() if not name.startswith("_")]
+    with tempfile.TemporaryDirectory() as folder:
+        template = clone / (state.get("directory") or "")
+        command = [str(tools / "cookiecutter"), str(template), "--no-input", "--default-config", "--output-dir", folder]
+        subprocess.run([*command, *chosen], check=True, stdout=subprocess.DEVNULL)
+        (project,) = Path(folder).iterdir()
+        return {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
+
+
+def dropped(before: dict[str, Any], after: dict[str, Any], tools: Path) -> list[str]:
+    """The files that the template has no longer for these answers, and that are still here."""
+    with tempfile.TemporaryDirectory() as folder:
+        git("clone", "--quiet", after["template"], folder)
+        old, new = (generated(state, Path(folder), tools) for state in (before, after))
+    return sorted(path for path in old - new if (ROOT / path).exists())
+
+
+def conflicts() -> Iterator[str]:
+    """What cruft could not bring together."""
+    changed = git("diff", "--name-only", "--relative", "HEAD").splitlines()
+    new = git("ls-files", "--others", "--exclude-standard").splitlines()
+    for path in sorted({*changed, *new}):
+        file = ROOT / path
+        if path.endswith(".rej"):
+            yield f"{path}: what could not be applied to {path.removesuffix('.rej')}"
+        elif file.is_file() and b"\n<<<<<<< " in b"\n" + file.read_bytes():
+            yield f"{path}: conflict markers"
+
+
+def update(tools: Path) -> int:
+    """Take what is new; the exit code of the process."""
+    link = ROOT / LINK
+    if not link.is_file():
+        sys.stderr.write(f"There is no {LINK}: link the service to its template by `cruft link <Git address>`.\n")
+        return 1
+    if git("status", "--porcelain"):
+        sys.stderr.write("The working tree holds changes that are not committed: commit or stash them first.\n")
+        return 1
+    before = json.loads(link.read_text(encoding="utf-8"))
+    done = subprocess.run([tools / "cruft", "update", "--skip-apply-ask"], cwd=ROOT, check=False)
+    if done.returncode:
+        return done.returncode
+    after = json.loads(link.read_text(encoding="utf-8"))
+    if before == after:
+        return 0
+    found = [*conflicts(), *(f"{path}: no longer chosen, remove it" for path in dropped(before, after, tools))]
+    sys.stderr.write("".join(f"{problem}\n" for problem in found))
+    return 1 if found else 0
+
+
+def propose() -> int:
+    """Show it as a branch and a pull request where the token may push workflows, else as an issue; the exit code."""
+    if not git("status", "--porcelain"):
+        sys.stdout.write("Nothing is new.\n")
+        return 0
+    on_github = shutil.which("gh") is not None
+    body = "\n".join(["By `make template-update`.", *(f"- {problem}" for problem in conflicts())])
+    if os.environ.get("TEMPLATE_PUSH") == "1":
+        git("switch", "--quiet", "--force-create", BRANCH)
+        git("add", "--all")
+        git("commit", "--quiet", "--message", TITLE, "--message", body)
+        git("push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{BRANCH}")
+        if not on_github:
+            sys.stdout.write(f"{BRANCH} is pushed: open a pull request from it.\n")
+            return 0
+        opened = ("pr", "create", "--head", BRANCH, "--title", TITLE, "--body", body)
+        return 0 if _gh(*opened) or _gh("pr", "view", BRANCH) else 1
+    if not on_github:
+        sys.stderr.write("gh, which talks to GitHub, is not installed: https://cli.github.com, or TEMPLATE_PUSH=1.\n")
+        return 1
+    git("add", "--all")
+    difference = git("diff", "--cached", "HEAD")[:LONGEST]
+    told = f"{body}\n\nTake it by `make template-update` on a machine of yours:\n\n~~~~diff\n{difference}\n~~~~\n"
+    return 0 if _gh("issue", "create", "--title", TITLE, "--body", told) else 1
+
+
+def _gh(*arguments: str) -> bool:
+    return not subprocess.run(["gh", *arguments], cwd=ROOT, check=False).returncode
+
+
+def main(arguments: list[str]) -> int:
+    """Do one of `update` and `propose`; the exit code of the process."""
+    action, *tools = arguments
+    try:
+        return update(Path(tools[0]).absolute()) if action == "update" else propose()
+    except GitError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
