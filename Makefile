@@ -75,6 +75,10 @@ bench-quick: $(READY) $(BENCHMARKS) ## Measure the most important of that in two
 lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
 	$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
 
+.PHONY: options
+options: $(READY) ## Write docs/options.md: what each choice adds to the tree
+	$(BIN)/python tools/options.py
+
 .PHONY: clean
 clean: ## Remove environments, caches and the demo
 	rm -rf $(VENV) .cache .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache

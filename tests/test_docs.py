@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -101,3 +102,10 @@ def test_the_changelog_tells_of_the_current_version() -> None:
     assert re.search(
         rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
     )
+
+
+def test_the_page_of_options_is_what_prompts_names_and_prune_table_say() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    import options
+
+    assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == options.page(), "run `make options`"

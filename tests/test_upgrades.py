@@ -1,0 +1,226 @@
+"""A service takes what is new with `cruft update`, from each release in this repository's history on.
+
+A release is the commit that set its version in `pyproject.toml`; the changelog lists them.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Run
+
+# A service is generated, updated and generated again in each, which takes seconds.
+pytestmark = pytest.mark.ci
+
+Git = Callable[..., str]
+Copy = Callable[[Path], Path]
+
+LINK = ".cruft.json"
+
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+RELEASES = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", CHANGELOG, re.MULTILINE)[::-1]
+
+# Releases whose services are taken through every kind of change; from the others an untouched service is enough.
+OLDEST, NEWEST = RELEASES[0], RELEASES[-1]
+
+
+def commit_of(release: str) -> str:
+    """The commit that set the version. Tags are for people: this holds without them."""
+    asked = ["log", "--reverse", "--format=%H", f'-Sversion = "{release}"', "--", "pyproject.toml"]
+    found = subprocess.run(["git", *asked], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert found, f"no commit sets the version {release}: it is not released, or `git fetch --unshallow` is needed"
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, copy_template: Copy, git: Git) -> Path:
+    """This repository with its history, and on its main branch the tree as it is now, committed or not."""
+    repository = tmp_path_factory.mktemp("upgrades") / "template"
+    git(ROOT, "clone", "--quiet", "--no-checkout", str(ROOT), str(repository))
+    git(repository, "checkout", "--quiet", "-B", "main", "HEAD")
+    for path in repository.iterdir():
+        if path.name != ".git":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    copy_template(repository)
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--allow-empty", "--message=As it is now")
+    return repository
+
+
+class Maker:
+    """Makes services of any release, and the same as they would be made today."""
+
+    def __init__(self, template: Path, folder: Path, run: Run, git: Git) -> None:
+        self.template, self.folder, self.run, self.git = template, folder, run, git
+
+    def service(self, release: str, *, plain: bool = False, **answers: str | bool) -> Path:
+        """A service of this release, committed as its owner would; `plain` when by Cookiecutter itself."""
+        copy = self.folder / f"template-{release}"
+        self.git(self.folder, "clone", "--quiet", "--shared", "--no-checkout", str(self.template), str(copy))
+        self.git(copy, "checkout", "--quiet", "--detach", commit_of(release))
+        project = self._make(copy, self.folder / release, answers, plain=plain)
+        # Whoever generated it then is linked to the template's address, and gets what is there today.
+        self.git(copy, "checkout", "--quiet", "-B", "main", "origin/main")
+        self.git(project, "init", "--quiet")
+        self.commit(project)
+        return project
+
+    def fresh(self, release: str, **answers: str | bool) -> Path:
+        """What the template makes today, from the same address."""
+        return self._make(self.folder / f"template-{release}", self.folder / "fresh", answers)
+
+    def _make(self, template: Path, folder: Path, answers: dict[str, str | bool], *, plain: bool = False) -> Path:
+        if plain:
+            given = [f"{name}={answer}" for name, answer in answers.items()]
+            done = self.run("cookiecutter", template, "--no-input", "--output-dir", folder, *given)
+        else:
+            given = ["--extra-context", json.dumps(answers)]
+            done = self.run("cruft", "create", template, "--no-input", "--output-dir", folder, *given)
+        assert done.returncode == 0, done.stderr
+        (project,) = folder.iterdir()
+        return project
+
+    def commit(self, project: Path) -> None:
+        self.git(project, "add", "--all")
+        self.git(project, "commit", "--quiet", "--message=Go on")
+
+    def update(self, project: Path, **changed: str | bool) -> None:
+        """Take what is new, and with it other answers; nothing may be left for a person to do."""
+        variables = ("--variables-to-update", json.dumps(changed)) if changed else ()
+        done = self.run("cruft", "update", "--skip-apply-ask", *variables, cwd=project)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert left_to_do(project) == []
+
+
+@pytest.fixture
+def make(template: Path, tmp_path: Path, run: Run, git: Git) -> Maker:
+    return Maker(template, tmp_path, run, git)
+
+
+def contents(project: Path) -> dict[str, bytes]:
+    """Each file but Git's own."""
+    return {
+        path.relative_to(project).as_posix(): path.read_bytes()
+        for path in sorted(project.rglob("*"))
+        if path.is_file() and ".git" not in path.relative_to(project).parts
+    }
+
+
+def left_to_do(project: Path) -> list[str]:
+    """The files with a conflict, and what could not be applied."""
+    return [
+        name
+        for name, content in contents(project).items()
+        if name.endswith((".rej", ".orig")) or b"\n<<<<<<< " in content
+    ]
+
+
+def differences(project: Path, fresh: Path) -> list[str]:
+    """The files that are not what a fresh generation has; of the link, what is not an answer."""
+    ours, theirs = contents(project), contents(fresh)
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+
+
+def append(path: Path, line: str) -> None:
+    path.write_text(f"{path.read_text(encoding='utf-8')}{line}\n", encoding="utf-8", newline="\n")
+
+
+def test_every_release_is_a_commit_and_the_newest_is_the_version() -> None:
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert version
+    assert version[1] == NEWEST
+    assert len({commit_of(release) for release in RELEASES}) == len(RELEASES) > 1
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_an_untouched_service_becomes_what_a_fresh_one_is(release: str, make: Maker) -> None:
+    project = make.service(release)
+
+    make.update(project)
+
+    assert differences(project, make.fresh(release)) == []
+    assert make.run("cruft", "check", cwd=project).returncode == 0
+
+
+@pytest.mark.parametrize("release", [OLDEST, NEWEST])
+def test_what_its_owner_changed_added_and_deleted_stays_so(release: str, make: Maker) -> None:
+    project = make.service(release)
+    append(project / "README.md", "Ours.")
+    append(project / "app" / "service.toml", "# ours")
+    (project / "app" / "api" / "ours.py").write_text("ours = True\n", encoding="utf-8")
+    (project / "CODEOWNERS").unlink()
+    (project / "docs" / "architecture" / "LIFECYCLE.md").unlink(missing_ok=True)
+    make.commit(project)
+
+    make.update(project)
+
+    fresh = make.fresh(release)
+    assert (project / "README.md").read_text(encoding="utf-8").endswith("\nOurs.\n")
+    assert (project / "app" / "service.toml").read_text(encoding="utf-8").endswith("\n# ours\n")
+    assert (project / "app" / "api" / "ours.py").exists()
+    assert not (project / "CODEOWNERS").exists()
+    assert set(differences(project, fresh)) <= {
+        "README.md",
+        "app/service.toml",
+        "app/api/ours.py",
+        "CODEOWNERS",
+        "docs/architecture/LIFECYCLE.md",
+    }
+
+
+# What a service of the release can be asked, and what it changes to.
+TOGGLED = [
+    {"license": "MIT"},
+    {"license": "Apache-2.0"},
+    {"database": "none"},
+    {"observability_stack": False},
+    {"production_image": "standard"},
+    {"slo_availability": "99.5", "slo_latency_ms": "250"},
+    {"deployment": "kubectl", "release_strategy": "canary", "exposure": "ingress"},
+    {"team": "shop", "description": "Sells things."},
+]
+
+
+@pytest.mark.parametrize("release", [OLDEST, NEWEST])
+@pytest.mark.parametrize("changed", TOGGLED, ids=str)
+def test_an_answer_changed_with_an_update_changes_exactly_what_it_decides(
+    changed: dict[str, str | bool], release: str, make: Maker
+) -> None:
+    project = make.service(release)
+
+    make.update(project, **changed)
+
+    assert differences(project, make.fresh(release, **changed)) == []
+
+
+def test_an_option_that_was_left_out_comes_with_its_files(make: Maker) -> None:
+    project = make.service(NEWEST, database="none", observability_stack=False)
+
+    make.update(project, database="postgresql", observability_stack=True)
+
+    assert differences(project, make.fresh(NEWEST)) == []
+
+
+def test_a_service_of_plain_cookiecutter_is_updated_the_same_way(make: Maker) -> None:
+    project = make.service(NEWEST, plain=True)
+
+    make.update(project)
+
+    assert [name for name in differences(project, make.fresh(NEWEST)) if name != LINK] == []
+
+
+def test_a_renamed_service_changes_everywhere_but_in_the_name_of_its_folder(make: Maker) -> None:
+    project = make.service(NEWEST)
+
+    named = {"project_slug": "shop", "repository_url": "https://github.com/example-org/shop"}
+    named |= {"image_repository": "ghcr.io/example-org/shop"}
+
+    make.update(project, **named)
+
+    assert project.name == "sre-demo-api"
+    assert differences(project, make.fresh(NEWEST, **named)) == []
