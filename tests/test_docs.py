@@ -31,6 +31,21 @@ def test_links_of_a_generated_service_lead_to_files_that_exist(answers: dict[str
         assert [link for link in links if not (document.parent / link).exists()] == [], document
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [{}, {"ci_system": "both", "deployment": "kubectl", "release_strategy": "canary", "exposure": "ingress"}],
+    ids=str,
+)
+def test_files_that_documents_of_a_service_name_exist(answers: dict[str, str], bake: Bake) -> None:
+    project = bake(**answers)
+    for document in project.rglob("*.md"):
+        named = set(
+            re.findall(r"`((?:app|tests|docs|k8s|tools|docker|observability|ci-cd)/[\w./-]+)`", document.read_text())
+        )
+
+        assert [name for name in sorted(named) if not (project / name).exists()] == [], document
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize("threshold", ["5", "300", "1000"])
 def test_every_promql_query_in_a_document_of_a_service_parses(threshold: str, bake: Bake) -> None:
