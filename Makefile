@@ -26,7 +26,7 @@ demo: $(READY) ## Generate the default service, start it, and follow one request
 
 .PHONY: test
 test: $(READY) lint types ## Run the tests that need Python packages only
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci and not live and not cluster'
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci and not live and not cluster and not matrix'
 
 .PHONY: test-ci
 test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files, manifests, roll-outs in a cluster
@@ -40,10 +40,14 @@ test-live: $(READY) ## Run the tests of images and of the stack in a container e
 test-cluster: $(READY) ## Run the tests of the manifests in a Kubernetes of their own
 	$(BIN)/python -m pytest -m cluster --durations=0 --durations-min=1
 
+.PHONY: test-matrix
+test-matrix: $(READY) ## Run the suite of a service for each profile of answers (half an hour)
+	$(BIN)/python -m pytest -n auto -m matrix
+
 .PHONY: test-all
 test-all: $(READY) ## Say what is missing for the longer tests, then run all tests
 	@$(BIN)/python tests/needs.py
-	@$(MAKE) test test-live test-cluster
+	@$(MAKE) test test-live test-cluster test-matrix
 	$(BIN)/python -m pytest -m 'ci and not cluster'
 
 .PHONY: lint

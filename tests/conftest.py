@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "{{cookiecutter.__project_folder}}"
 
 # The hooks are scripts, not a package; this is how a test imports one.
-sys.path.insert(0, str(ROOT / "hooks"))
+sys.path[:0] = [str(ROOT / "hooks"), str(ROOT / "tools")]
 
 # What tests share that stand in folders of their own.
 sys.path += [str(ROOT / "tests" / folder) for folder in ("live", "manifests", "cluster")]

@@ -48,14 +48,20 @@ def offered() -> dict[str, list[Any]]:
     return {name: known for name, known in choices.items() if isinstance(known, list) and not name.startswith("_")}
 
 
-def tree(answers: dict[str, Any], written: Iterable[str]) -> dict[str, str]:
+def written() -> list[str]:
+    """The files of the template, by the names that it writes them with."""
+    found = (path.relative_to(SERVICE) for path in SERVICE.rglob("*") if path.is_file())
+    return [path.as_posix() for path in found if not LEFT_BEHIND.intersection(path.parts)]
+
+
+def tree(answers: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
     """The files that a service with these answers has, each with its name as the template writes it."""
     environment = create_env_with_context({"cookiecutter": answers})
-    names = {environment.from_string(name).render(cookiecutter=answers): name for name in written}
+    rendered = {environment.from_string(name).render(cookiecutter=answers): name for name in names}
     gone = [PurePosixPath(path) for rule in PRUNE if answers[rule.option] not in rule.kept_by for path in rule.paths]
     return {
         name: source
-        for name, source in names.items()
+        for name, source in rendered.items()
         if name and not name.endswith("/") and not any(PurePosixPath(name).is_relative_to(path) for path in gone)
     }
 
@@ -92,13 +98,12 @@ def page() -> str:
     context = generate_context(context_file=str(ROOT / "cookiecutter.json"))
     labels = context["cookiecutter"]["__prompts__"]
     defaults = dict(prompt_for_config(context, no_input=True))
-    found = (path.relative_to(SERVICE) for path in SERVICE.rglob("*") if path.is_file())
-    written = [path.as_posix() for path in found if not LEFT_BEHIND.intersection(path.parts)]
+    names = written()
     sections = [HEAD]
     for option, choices in offered().items():
         label = labels[option]
         title = label["__prompt__"] if isinstance(label, dict) else label
-        trees = [tree(defaults | {option: choice}, written) for choice in choices]
+        trees = [tree(defaults | {option: choice}, names) for choice in choices]
         sections.append("\n".join([f"## `{option}`", "", f"{title}.", "", *table(choices, label, trees), ""]))
     return "\n".join(sections)
 

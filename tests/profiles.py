@@ -1,0 +1,115 @@
+"""Answers that together hold every pair of choices, and every three of those that decide about one file.
+
+Most faults of options come from two of them that meet, few from three
+(https://csrc.nist.gov/projects/automated-combinatorial-testing-for-software). All of them would be thousands of trees.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from itertools import combinations, product
+
+from conftest import FOLDER, ROOT
+from post_gen_project import PRUNE
+
+Answers = Mapping[str, str]
+Choices = Mapping[str, tuple[str, ...]]
+
+# Choices that meet: each an option and its answer.
+Meeting = frozenset[tuple[str, str]]
+
+
+@cache
+def choices() -> Choices:
+    """Each option with its choices, as they are typed; the default is the first."""
+    prompts = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+    known: dict[str, tuple[str, ...]] = {}
+    for name, default in prompts.items():
+        if isinstance(default, bool):
+            known[name] = ("yes", "no") if default else ("no", "yes")
+        elif isinstance(default, list) and not name.startswith("_"):
+            known[name] = tuple(default)
+    return known
+
+
+def options_of_files() -> Iterator[frozenset[str]]:
+    """For each file of the template, the options that decide whether it is there, or what it says."""
+    for path in (ROOT / FOLDER).rglob("*"):
+        if not path.is_file() or {"__pycache__", ".venv", ".cache"}.intersection(path.parts):
+            continue
+        name = path.relative_to(ROOT / FOLDER)
+        text = "" if path.suffix == ".py" else path.read_text(encoding="utf-8")
+        mentioned = set(re.findall(r"cookiecutter\.([a-z_]+)", f"{name}{text}")) & choices().keys()
+        pruned = {rule.option for rule in PRUNE for gone in rule.paths if name.is_relative_to(gone)}
+        yield frozenset(mentioned | pruned)
+
+
+def meetings(options: Iterable[str]) -> Iterator[Meeting]:
+    """Every way in which these options can be answered."""
+    names = sorted(options)
+    for answers in product(*(choices()[name] for name in names)):
+        yield frozenset(zip(names, answers, strict=True))
+
+
+def pairs() -> set[Meeting]:
+    """Every pair of choices of two options."""
+    return {meeting for options in combinations(choices(), 2) for meeting in meetings(options)}
+
+
+def threes() -> set[Meeting]:
+    """Every three choices of options that decide about one file together."""
+    together = {three for options in options_of_files() for three in combinations(sorted(options), 3)}
+    return {meeting for options in together for meeting in meetings(options)}
+
+
+def covering(wanted: set[Meeting]) -> list[Answers]:
+    """Few sets of answers that hold all of these, the defaults first; the same for the same prompts.
+
+    Each begins with a meeting that is still missing, and takes for every other option the choice that adds most.
+    """
+    missing = set(wanted)
+    profiles: list[Answers] = []
+    while missing or not profiles:
+        answers = dict(min(missing, key=sorted)) if profiles else {name: first[0] for name, first in choices().items()}
+        for option, offered in choices().items():
+            if option not in answers:
+                answers[option] = max(offered, key=lambda choice: gain({**answers, option: choice}, option, missing))
+        profile = {option: answers[option] for option in choices()}
+        profiles.append(profile)
+        missing -= held(profile, missing)
+    return profiles
+
+
+def gain(answers: Answers, option: str, missing: set[Meeting]) -> int:
+    """How many of the missing meetings of this option the answers so far hold."""
+    settled = answers.items()
+    return sum(meeting <= settled for meeting in missing if (option, answers[option]) in meeting)
+
+
+def held(answers: Answers, meetings: set[Meeting]) -> set[Meeting]:
+    """Those of the meetings that a set of answers holds."""
+    settled = answers.items()
+    return {meeting for meeting in meetings if meeting <= settled}
+
+
+def command(answers: Answers) -> str:
+    """What to type to get this service again."""
+    changed = [f"{option}={answer}" for option, answer in answers.items() if answer != choices()[option][0]]
+    return shlex.join(["cookiecutter", ".", "--no-input", *changed])
+
+
+@cache
+def in_pairs() -> tuple[Answers, ...]:
+    """The profiles that hold every pair."""
+    return tuple(covering(pairs()))
+
+
+@cache
+def in_threes() -> tuple[Answers, ...]:
+    """The profiles that hold every three of options that decide about one file, beyond those of the pairs."""
+    missing = threes()
+    for profile in in_pairs():
+        missing -= held(profile, missing)
+    return tuple(covering(missing)[1:]) if missing else ()
