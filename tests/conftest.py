@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT / "hooks"))
 # What tests share that stand in folders of their own.
 sys.path += [str(ROOT / "tests" / folder) for folder in ("live", "manifests", "cluster")]
 
-pytest_plugins = ["shared"]
+# A cluster takes what Windows does not have; what is tested there (tests/portable.txt) does without.
+pytest_plugins = ["shared"] if os.name == "posix" else []
 
 
 def pytest_report_header() -> str:
