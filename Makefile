@@ -74,7 +74,7 @@ lint: $(READY) ## Check style and formatting of Python, YAML and shell
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/yamllint --strict .github
-	$(BIN)/shellcheck .ci/run .ci/prepare tests/live/images/*.sh
+	$(BIN)/shellcheck .ci/run tests/live/images/*.sh
 
 .PHONY: format
 format: $(READY) ## Fix style and formatting
@@ -100,7 +100,7 @@ lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
 
 .PHONY: machine
 machine: ## Install what the longer tests need on a machine of Debian's kind
-	$(if $(filter 0,$(shell id -u)),,sudo) .ci/prepare
+	$(if $(filter 0,$(shell id -u)),,sudo) .ci/run prepare
 
 .PHONY: clean
 clean: ## Remove environments, caches and the demo
