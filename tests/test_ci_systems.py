@@ -23,7 +23,7 @@ CHOSEN = {
     "none": set[str](),
 }
 
-# The page that compares them, what tells who built an image wherever that was, and whom `make verify` trusts by default.
+# The page that compares them, what tells who built an image wherever that was, and whom `make verify` trusts.
 ABOUT_BOTH = {gates.DOCUMENT, Path("tools/provenance.py"), Path("tests/unit/test_provenance.py")}
 SIGNERS = re.compile(r"^TRUSTED|--certificate|ACTIONS_ID_TOKEN")
 
