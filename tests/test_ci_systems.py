@@ -60,3 +60,11 @@ def test_no_page_names_a_file_of_a_system_that_is_not_there(choice: str, bake: B
     for page in project.rglob("*.md"):
         named = re.findall(r"(?:\.github|ci-cd/jenkins)/[\w./-]*\w", page.read_text(encoding="utf-8"))
         assert [name for name in named if not (project / name).exists()] == [], page
+
+
+@pytest.mark.parametrize("choice", CHOSEN)
+def test_the_hand_over_from_one_system_to_the_other_is_told_only_where_there_are_two(choice: str, bake: Bake) -> None:
+    project = bake(ci_system=choice)
+    told = {path.name for path in files(project) if re.search(r"\bRELEASES\b", text_of(path) or "")}
+
+    assert told == ({"Jenkinsfile", "README.md", "compose.yaml", "jcasc.yaml"} if choice == "both" else set())
