@@ -7,6 +7,7 @@ from pathlib import Path
 import gates
 import pytest
 from conftest import Bake
+from test_docs import LINK as LINKED
 from test_generation import LINK, files, text_of
 
 # How each system shows. What a Git host is needs no pipeline: `CODEOWNERS` and addresses of other projects stay.
@@ -58,8 +59,10 @@ def test_no_page_names_a_file_of_a_system_that_is_not_there(choice: str, bake: B
     project = bake(ci_system=choice)
 
     for page in project.rglob("*.md"):
-        named = re.findall(r"(?:\.github|ci-cd/jenkins)/[\w./-]*\w", page.read_text(encoding="utf-8"))
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"(?:\.github|ci-cd/jenkins)/[\w./-]*\w", text)
         assert [name for name in named if not (project / name).exists()] == [], page
+        assert [link for link in LINKED.findall(text) if not (page.parent / link).exists()] == [], page
 
 
 @pytest.mark.parametrize("choice", CHOSEN)
