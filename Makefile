@@ -18,37 +18,56 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: $(READY) ## Generate the default service, start it, and follow one request through its telemetry
 	@$(BIN)/python -m demo
 
+# A part of the tests, for machines that share a run: SHARD=1/4 is the first of four.
+SHARD ?=
+
+# Some of the longer tests have to be root: AS_ROOT=1 lets them, and only them.
+AS_ROOT ?=
+PYTEST = $(if $(AS_ROOT),sudo --preserve-env env "PATH=$$PATH") $(BIN)/python -m pytest $(if $(SHARD),--shard=$(SHARD))
+
 .PHONY: test
 test: $(READY) lint types ## Run the tests that need Python packages only
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not ci and not live and not cluster and not matrix'
+	$(PYTEST) -n auto --dist loadgroup -m 'not ci and not live and not cluster and not long and not jenkins'
 
 .PHONY: test-ci
 test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files, manifests, roll-outs in a cluster
-	$(BIN)/python -m pytest -m ci
+	$(PYTEST) -m ci
 
 .PHONY: test-live
 test-live: $(READY) ## Run the tests of images and of the stack in a container engine
-	$(BIN)/python -m pytest -m live
+	$(PYTEST) -m live
 
 .PHONY: test-cluster
 test-cluster: $(READY) ## Run the tests of the manifests in a Kubernetes of their own
-	$(BIN)/python -m pytest -m cluster --durations=0 --durations-min=1
+	$(PYTEST) -m cluster --durations=0 --durations-min=1
 
-.PHONY: test-matrix
-test-matrix: $(READY) ## Run the suite of a service for each profile of answers (half an hour)
-	$(BIN)/python -m pytest -n auto -m matrix
+.PHONY: test-profiles
+test-profiles: $(READY) ## Generate a service for each profile of answers, and run its suite
+	$(PYTEST) tests/test_profiles.py
+
+.PHONY: test-jenkins
+test-jenkins: $(READY) ## Let a Jenkins controller judge every Jenkinsfile (pulls its image)
+	$(PYTEST) -m jenkins
+
+.PHONY: test-portable
+test-portable: $(READY) ## Run the tests that need neither make nor Linux
+	$(PYTEST) @tests/portable.txt
+
+.PHONY: test-services
+test-services: $(READY) ## Run the suites of generated services
+	$(PYTEST) -m 'not ci' tests/test_service.py
 
 .PHONY: test-all
 test-all: $(READY) ## Say what is missing for the longer tests, then run all tests
 	@$(BIN)/python tests/needs.py
-	@$(MAKE) test test-live test-cluster test-matrix
-	$(BIN)/python -m pytest -m 'ci and not cluster'
+	@$(MAKE) test test-live test-cluster
+	$(PYTEST) -m '(ci or long) and not cluster'
 
 .PHONY: lint
 lint: $(READY) ## Check style and formatting of Python, YAML and shell
@@ -82,6 +101,10 @@ lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
 .PHONY: options
 options: $(READY) ## Write docs/options.md: what each choice adds to the tree
 	$(BIN)/python tools/options.py
+
+.PHONY: machine
+machine: ## Install what the longer tests need on a machine of Debian's kind
+	$(if $(filter 0,$(shell id -u)),,sudo) .ci/run prepare
 
 .PHONY: clean
 clean: ## Remove environments, caches and the demo

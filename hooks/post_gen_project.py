@@ -68,6 +68,7 @@ PRUNE = (
         kept_by=("github-actions", "both"),
         paths=(".github", "docs/architecture/GITHUB-ACTIONS.md"),
     ),
+    Rule(option="ci_system", kept_by=("github-actions", "jenkins", "both"), paths=("tools/propose.py",)),
     Rule(
         option="ci_system",
         kept_by=("jenkins", "both"),

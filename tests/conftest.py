@@ -1,10 +1,12 @@
 """What the template's tests share: answers, ways to generate, an environment that nobody's settings reach."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,12 +24,37 @@ sys.path[:0] = [str(ROOT / "hooks"), str(ROOT / "tools")]
 # What tests share that stand in folders of their own.
 sys.path += [str(ROOT / "tests" / folder) for folder in ("live", "manifests", "cluster")]
 
-pytest_plugins = ["shared"]
+# A cluster takes what Windows does not have; what is tested there (tests/portable.txt) does without.
+pytest_plugins = ["shared"] if find_spec("fcntl") else []
 
 
 def pytest_report_header() -> str:
     """Say what the service is tested on, and what is missing here."""
     return needs.summary()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let several machines share a run."""
+    parser.addoption("--shard", help="run a part of the chosen tests: --shard=1/4 is the first of four")
+
+
+# After the markers have chosen.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the other shards to other machines."""
+    if which := config.getoption("shard"):
+        kept = set(shard(items, which))
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
+def shard(items: Sequence[Any], which: str) -> Sequence[Any]:
+    """The part that is meant by `1/4`: neighbours, as they share what is dear to set up."""
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", which)
+    number, of = map(int, found.groups()) if found else (1, 0)
+    if number > of:
+        raise pytest.UsageError(f"a shard is written --shard=1/4, and not {which!r}")
+    return items[len(items) * (number - 1) // of : len(items) * number // of]
 
 
 class Bake(Protocol):

@@ -48,7 +48,7 @@ def test_the_command_of_a_row_makes_what_the_row_says(row: str, bake: Bake) -> N
     assert (project / "k8s" / "components" / "canary").is_dir() == ("canary" in said)
 
 
-@pytest.mark.ci
+@pytest.mark.long
 @pytest.mark.parametrize("row", ROWS)
 def test_the_suite_of_a_row_passes(row: str, bake: Bake) -> None:
     make(bake(**answers(COMMANDS[row])), "test")

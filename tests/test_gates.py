@@ -1,18 +1,21 @@
 """Each gate of a service passes on a fresh one, fails on one that is broken for it, says where, and leaves its report.
 
-`lint-config` is tried in tests/live. What asks a server, or a database of vulnerabilities, is not run here: `audit`,
-`scan`, `sbom`, `push`, `sign`, `attest`, `verify`, `sonar`.
+What `lint-config` judges of the stack is tried in tests/live. What asks a server, or a database of vulnerabilities, is
+not run here: `audit`, `scan`, `sbom`, `push`, `sign`, `attest`, `verify`, `sonar`.
 """
 
 import fcntl
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import components
+import gates
 import pytest
 from conftest import Bake
 from test_service import CACHE, default_python, environment_name, make, run
@@ -84,7 +87,7 @@ class Broken:
         file: what is changed; made where there is none.
         was: what is replaced; without it, the text is added at the end.
         becomes: by what.
-        told: what the gate says, beside where.
+        told: what the gate says of it, the place first.
         report: the report, if it writes one, and how to read what it found.
     """
 
@@ -92,7 +95,7 @@ class Broken:
     file: str
     was: str
     becomes: str
-    told: str
+    told: tuple[str, ...]
     report: tuple[str, Callable[[Path], list[str]]] | None = None
 
     def __str__(self) -> str:
@@ -105,26 +108,34 @@ class Broken:
         assert self.was in text
         changed = text.replace(self.was, self.becomes, 1) if self.was else text + self.becomes
         path.write_text(changed, encoding="utf-8")
-        run(["git", "add", "--all"], project)
+        if (project / ".git").exists():
+            run(["git", "add", "--all"], project)
 
 
-DOCKERFILE, DEPLOYMENT = "docker/production/Dockerfile", "k8s/base/deployment.yaml"
+DOCKERFILE = "docker/production/Dockerfile"
+DEPLOYMENT, POLICY = "k8s/base/deployment.yaml", "k8s/base/networkpolicy.yaml"
 
 BROKEN = [
-    Broken("lint-code", APP, "", "x = {  'a':1 }\n", APP),
-    Broken("types", APP, "", 'wrong: int = "text"\n', f"{APP}:"),
-    Broken("lint-dockerfiles", DOCKERFILE, "USER 65532:65532", "USER root", "DL3002", ("hadolint.sarif", sarif)),
-    Broken("sast", APP, "", 'PASSWORD = "of-the-database"\n', f"{APP}:", ("bandit.sarif", sarif)),
-    Broken("secrets", "notes.md", "", f"AKIA{'Q3EGRI7X' * 2}\n", "notes.md:1", ("secrets.json", secrets)),
-    Broken("lint-manifests", DEPLOYMENT, "imagePullPolicy:", "imagePullPolice:", "imagePullPolice"),
+    Broken("lint-code", APP, "", "x = {  'a':1 }\n", (APP,)),
+    Broken("types", APP, "", 'wrong: int = "text"\n', (f"{APP}:", "Incompatible types")),
     Broken(
-        "lint-manifests", DEPLOYMENT, "readOnlyRootFilesystem: true", "privileged: true", "CKV_K8S_16",
-        ("checkov.sarif", sarif),
+        "lint-dockerfiles", DOCKERFILE, "USER 65532:65532", "USER root", (f"{DOCKERFILE}:", "DL3002"),
+        ("hadolint.sarif", sarif),
     ),
-    Broken("lint-manifests", "k8s/base/networkpolicy.yaml", ".io/v1", ".io/v9", "networking.k8s.io/v9"),
+    Broken("sast", APP, "", 'PASSWORD = "of-the-database"\n', (f"{APP}:", "B105"), ("bandit.sarif", sarif)),
+    Broken("secrets", "notes.md", "", f"AKIA{'Q3EGRI7X' * 2}\n", ("notes.md:1", "AWS"), ("secrets.json", secrets)),
+    Broken(
+        "lint-manifests", DEPLOYMENT, "imagePullPolicy:", "imagePullPolice:",
+        ("prod.yaml", "deployment/sre-demo-api", "'imagePullPolice'"),
+    ),
+    Broken(
+        "lint-manifests", DEPLOYMENT, "readOnlyRootFilesystem: true", "privileged: true",
+        ("Deployment.production.sre-demo-api", "CKV_K8S_16"), ("checkov.sarif", sarif),
+    ),
+    Broken("lint-manifests", POLICY, ".io/v1", ".io/v9", ("networking.k8s.io/v9 NetworkPolicy",)),
     Broken(
         "test-unit", "tests/unit/test_provenance.py", "", "\n\ndef test_broken() -> None:\n    assert not [1]\n",
-        "test_broken", ("junit-unit.xml", junit),
+        ("tests/unit/test_provenance.py", "test_broken"), ("junit-unit.xml", junit),
     ),
 ]  # fmt: skip
 
@@ -150,7 +161,7 @@ def test_a_broken_one_fails_and_is_told_where(broken: Broken, project: Path) -> 
     done = gate(project, broken.gate, **FEW)
 
     assert done.returncode != 0, done.stdout
-    assert broken.told in done.stdout + done.stderr
+    assert [told for told in broken.told if told not in done.stdout + done.stderr] == []
     if broken.report:
         file, read = broken.report
         assert read(project / "reports" / file)
@@ -168,6 +179,46 @@ def test_too_little_coverage_fails_and_is_told_where(project: Path) -> None:
     assert APP in done.stdout
     assert "fail" in (done.stdout + done.stderr).lower()
     assert float(ET.parse(reports / "coverage.xml").getroot().attrib["line-rate"]) < 0.95  # noqa: S314 - coverage wrote it
+
+
+@pytest.mark.parametrize("file", ["observability/prometheus/alerts.yml", "k8s/components/monitoring/alerts.yml"])
+def test_a_wrong_rule_fails_and_is_told_where(file: str, bake: Bake) -> None:
+    # Without the stack, promtool judges all that there is.
+    project = bake(observability_stack=False)
+    make(project)
+    promtool = str(components.build("prometheus") / "promtool")
+    fresh = gate(project, "lint-config", PROMTOOL=promtool)
+    assert fresh.returncode == 0, fresh.stderr
+    Broken("lint-config", file, "expr: ", "expr: ) ", ()).change(project)
+
+    done = gate(project, "lint-config", PROMTOOL=promtool)
+
+    assert done.returncode != 0
+    assert re.search(rf"{file}: \d+:\d+: .* could not parse expression", done.stderr)
+
+
+def test_rules_of_the_cluster_that_somebody_changed_by_hand_fail_and_are_told(bake: Bake) -> None:
+    project = bake(observability_stack=False)
+    make(project)
+    file = "k8s/overlays/prod/prometheusrule.yaml"
+    Broken("lint-config", file, "for: ", "for: 1", ()).change(project)
+
+    done = gate(project, "lint-config", PROMTOOL=str(components.build("prometheus") / "promtool"))
+
+    assert done.returncode != 0
+    assert f"{file} is not what its rules" in done.stderr
+
+
+@pytest.mark.long
+def test_a_fresh_service_passes_all_gates_together_and_leaves_each_report(project: Path) -> None:
+    # The rest takes a container engine, or a database of vulnerabilities.
+    chosen = "lint-code types lint-dockerfiles lint-manifests sast secrets test-unit test-integration coverage"
+
+    done = gate(project, "gates", GATES=chosen)
+
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    reports = {name for row in gates.table(project) if row.target in chosen.split() for name in row.reports}
+    assert {name for name in reports if not (project / "reports" / name).exists()} == set()
 
 
 def test_all_gates_run_and_those_that_failed_are_told_at_the_end(project: Path) -> None:

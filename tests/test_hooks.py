@@ -11,6 +11,8 @@ from typing import Any
 import post_gen_project
 import pytest
 from conftest import FOLDER, ROOT, Bake, Run
+from cookiecutter.generate import generate_context
+from cookiecutter.prompt import prompt_for_config
 from cookiecutter.utils import create_env_with_context
 from hostile import ACCEPTED, REFUSED_TEXT
 from post_gen_project import NotLinkedError, Rule
@@ -96,10 +98,9 @@ def test_each_rule_of_the_prune_table_names_a_real_choice_and_real_paths(rule: R
 
 
 @pytest.mark.parametrize(("option", "choice"), EVERY_CHOICE)
-def test_a_project_holds_what_names_and_prune_table_say_and_nothing_else(
-    option: str, choice: str, bake: Bake, defaults: dict[str, Any]
-) -> None:
-    answers = defaults | {option: choice}
+def test_a_project_holds_what_names_and_prune_table_say_and_nothing_else(option: str, choice: str, bake: Bake) -> None:
+    context = generate_context(context_file=str(ROOT / "cookiecutter.json"), extra_context={option: choice})
+    answers = prompt_for_config(context, no_input=True)
     environment = create_env_with_context({"cookiecutter": answers})
     rendered = {environment.from_string(path).render(cookiecutter=answers) for path in template_files()}
     pruned = [
@@ -120,6 +121,13 @@ def test_conditional_names_are_names_of_files_never_of_folders() -> None:
     # Cookiecutter aborts on a folder whose name renders to nothing, and under cruft writes to the file
     # system's root.
     assert [path for path in template_files() if "{" in str(PurePosixPath(path).parent)] == []
+
+
+def test_every_path_fits_into_a_clone_on_windows() -> None:
+    # 260 characters are all that Windows lets a path have unless it is told otherwise, and Cookiecutter clones to
+    # C:\\Users\\<name>\\.cookiecutters\\cookiecutter-fastapi-sre.
+    assert [path for path in template_files() if len(f"{FOLDER}/{path}") > 180] == []
+    assert [path for path in template_files() if set('<>:"|?*\n') & set(path)] == []
 
 
 def test_the_database_decides_about_exactly_its_own_files(bake: Bake) -> None:

@@ -129,7 +129,7 @@ def test_where_there_is_no_gh_what_is_new_is_pushed_to_a_branch(
     programs.mkdir()
     (programs / "git").symlink_to(str(shutil.which("git")))
 
-    done = run("tools.template", "propose", cwd=service, env={"TEMPLATE_PUSH": "1", "PATH": str(programs)})
+    done = run("tools.propose", cwd=service, env={"TEMPLATE_PUSH": "1", "PATH": str(programs)})
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "open a pull request" in done.stdout

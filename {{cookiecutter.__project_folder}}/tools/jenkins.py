@@ -11,6 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 from tools.compose import ROOT
@@ -33,10 +34,29 @@ def asked(text: str, controller: str, user: str, token: str) -> dict[str, Any]:
         OSError: it does not answer, or refuses to.
         ValueError: what answers is no such controller.
     """
+    address = controller.rstrip("/")
+    headers = {"Authorization": f"Basic {base64.b64encode(f'{user}:{token}'.encode()).decode()}"}
+    # Who comes with a password needs a crumb, which holds for the session that it was given in.
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    try:
+        issuer = urllib.request.Request(f"{address}/crumbIssuer/api/json", headers=headers)  # noqa: S310 - the user names it
+        crumb = answered(opener, issuer)
+        headers[crumb["crumbRequestField"]] = crumb["crumb"]
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.NOT_FOUND:
+            raise
     body = urllib.parse.urlencode({"jenkinsfile": text}).encode()
-    request = urllib.request.Request(f"{controller.rstrip('/')}/{VALIDATOR}", body)  # noqa: S310 - the user names it
-    request.add_header("Authorization", f"Basic {base64.b64encode(f'{user}:{token}'.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+    return answered(opener, urllib.request.Request(f"{address}/{VALIDATOR}", body, headers))  # noqa: S310
+
+
+def answered(opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> dict[str, Any]:
+    """What a controller answers to this request.
+
+    Raises:
+        OSError: it does not answer, or refuses to.
+        ValueError: what answers is no such controller.
+    """
+    with opener.open(request, timeout=60) as answer:
         said: dict[str, Any] = json.loads(answer.read())
     return said
 

@@ -1,12 +1,10 @@
 """`make template-update`: take what is new in the template of this service, and say what is left to do.
 
 cruft ends with success also where it leaves conflicts, rejected parts, or files that the new answers do not choose: one
-that somebody changed stays when the template drops it. `make template-propose` shows the result to people.
+that somebody changed stays when the template drops it.
 """
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,12 +16,6 @@ from tools.compose import ROOT
 from tools.git import GitError, git
 
 LINK = ".cruft.json"
-BRANCH = "template-update"
-TITLE = "Take what is new in the template"
-
-# An issue holds up to 65536 characters.
-LONGEST = 60_000
-
 
 def generated(state: dict[str, Any], clone: Path, tools: Path) -> set[str]:
     """The files of a fresh service with the answers, and from the commit, of a `.cruft.json`."""
@@ -79,41 +71,10 @@ def update(tools: Path) -> int:
     return 1 if found else 0
 
 
-def propose() -> int:
-    """Show it as a branch and a pull request where the token may push workflows, else as an issue; the exit code."""
-    if not git("status", "--porcelain"):
-        sys.stdout.write("Nothing is new.\n")
-        return 0
-    on_github = shutil.which("gh") is not None
-    body = "\n".join(["By `make template-update`.", *(f"- {problem}" for problem in conflicts())])
-    if os.environ.get("TEMPLATE_PUSH") == "1":
-        git("switch", "--quiet", "--force-create", BRANCH)
-        git("add", "--all")
-        git("commit", "--quiet", "--message", TITLE, "--message", body)
-        git("push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{BRANCH}")
-        if not on_github:
-            sys.stdout.write(f"{BRANCH} is pushed: open a pull request from it.\n")
-            return 0
-        opened = ("pr", "create", "--head", BRANCH, "--title", TITLE, "--body", body)
-        return 0 if _gh(*opened) or _gh("pr", "view", BRANCH) else 1
-    if not on_github:
-        sys.stderr.write("gh, which talks to GitHub, is not installed: https://cli.github.com, or TEMPLATE_PUSH=1.\n")
-        return 1
-    git("add", "--all")
-    difference = git("diff", "--cached", "HEAD")[:LONGEST]
-    told = f"{body}\n\nTake it by `make template-update` on a machine of yours:\n\n~~~~diff\n{difference}\n~~~~\n"
-    return 0 if _gh("issue", "create", "--title", TITLE, "--body", told) else 1
-
-
-def _gh(*arguments: str) -> bool:
-    return not subprocess.run(["gh", *arguments], cwd=ROOT, check=False).returncode
-
-
 def main(arguments: list[str]) -> int:
-    """Do one of `update` and `propose`; the exit code of the process."""
-    action, *tools = arguments
+    """Update by the programs in this folder; the exit code of the process."""
     try:
-        return update(Path(tools[0]).absolute()) if action == "update" else propose()
+        return update(Path(arguments[0]).absolute())
     except GitError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -19,8 +19,20 @@ class Controller(BaseHTTPRequestHandler):
     answer: ClassVar[bytes]
     status: ClassVar[int]
     asked: ClassVar[dict[str, Any]]
+    crumb: ClassVar[str]
+
+    def do_GET(self) -> None:
+        """Give a crumb for this session, where forgery is prevented."""
+        self.send_response(200 if self.crumb else 404)
+        self.send_header("Set-Cookie", "JSESSIONID=one; Path=/jenkins")
+        self.end_headers()
+        if self.crumb:
+            self.wfile.write(json.dumps({"crumbRequestField": "Jenkins-Crumb", "crumb": self.crumb}).encode())
 
     def do_POST(self) -> None:
+        if self.crumb and (self.headers["Jenkins-Crumb"], self.headers["Cookie"]) != (self.crumb, "JSESSIONID=one"):
+            self.send_error(403, "No valid crumb was included in the request")
+            return
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         user = b64decode(self.headers["Authorization"].removeprefix("Basic ")).decode()
         Controller.asked = {"path": self.path, "user": user, "form": parse_qs(body, strict_parsing=True)}
@@ -39,7 +51,7 @@ def controller(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Controller]]:
         monkeypatch.setenv("JENKINS_URL", f"http://127.0.0.1:{server.server_port}/jenkins/")
         monkeypatch.setenv("JENKINS_USER", "admin")
         monkeypatch.setenv("JENKINS_TOKEN", "a-token")
-        Controller.status = 200
+        Controller.status, Controller.crumb = 200, "of this session"
         yield Controller
         server.shutdown()
 
@@ -56,6 +68,13 @@ def test_a_jenkinsfile_that_the_controller_takes_passes(
         "user": "admin:a-token",
         "form": {"jenkinsfile": [jenkins.JENKINSFILE.read_text(encoding="utf-8")]},
     }
+
+
+def test_a_controller_that_gives_no_crumbs_is_asked_without(controller: type[Controller]) -> None:
+    controller.answer = json.dumps({"status": "ok", "data": {"result": "success"}}).encode()
+    controller.crumb = ""
+
+    assert jenkins.main() == 0
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ def module(path: str) -> str:
     return ".".join(PurePosixPath(path).with_suffix("").parts) if path.endswith(".py") else path
 
 
-@pytest.mark.matrix
-def test_the_suite_of_the_service_passes(profile: profiles.Answers, cookies: Any) -> None:
-    make(generated(profile, cookies), "types", "test")
+@pytest.mark.long
+@pytest.mark.parametrize("answers", IN_PAIRS, ids=lambda answers: "-".join(answers.values()))
+def test_the_suite_of_the_service_passes(answers: profiles.Answers, cookies: Any) -> None:
+    make(generated(answers, cookies), "types", "test")
