@@ -173,13 +173,12 @@ def released(pipeline: Pipeline) -> Pipeline:
     return released
 
 
-def test_cosign_is_the_one_that_services_pin(tools: Path, pipeline: Pipeline) -> None:
-    said = subprocess.run([tools / "cosign", "version"], capture_output=True, text=True, check=True).stdout
+@pytest.mark.parametrize("tool", ["cosign", "syft"])
+def test_the_tool_is_the_one_that_services_pin(tool: str, pipeline: Pipeline) -> None:
+    module = {"cosign": "github.com/sigstore/cosign/v3", "syft": "github.com/anchore/syft"}[tool]
     makefile = (pipeline.project / "Makefile").read_text(encoding="utf-8")
-    pinned = re.search(r"/cosign:(v[\d.]+)@", makefile)
 
-    assert pinned
-    assert f"GitVersion:    {pinned[1]}\n" in said
+    assert f"/{tool}:{components.version('supply-chain', module)}@" in makefile
 
 
 def test_what_was_pushed_signed_and_attested_is_accepted(released: Pipeline) -> None:
