@@ -391,7 +391,7 @@ def test_an_image_is_not_pushed_beside_changes_that_no_commit_has(pipeline: Pipe
         done = mine.run("push")
 
     assert done.returncode != 0
-    assert "What is not committed is in no image of a commit" in done.stderr
+    assert " M app/main.py\nAn image is pushed under the name of a commit, and these are in none" in done.stderr
 
 
 def test_a_registry_that_does_not_answer_is_told_from_one_that_was_pushed_to(pipeline: Pipeline) -> None:
