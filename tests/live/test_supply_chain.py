@@ -257,6 +257,44 @@ def test_the_provenance_names_the_commit_and_the_lock(released: Pipeline) -> Non
     ]
 
 
+@pytest.fixture(scope="module")
+def images(tools: Path) -> Iterator[dict[str, str]]:
+    """The programs as images, made as their makers do: from nothing, with a /tmp that is root's."""
+    made = {program: f"{IMAGE}-{program}" for program in ("cosign", "syft")}
+    for program, image in made.items():
+        recipe = f'FROM scratch\nWORKDIR /tmp\nCOPY {program} /\nENTRYPOINT ["/{program}"]\n'
+        command = ["docker", "buildx", "build", "--load", "--quiet", "--tag", image, "--file=-", str(tools)]
+        subprocess.run(command, input=recipe, text=True, capture_output=True, check=True)
+    yield made
+    docker("image", "rm", "--force", *made.values())
+
+
+def in_container(pipeline: Pipeline, variable: str, image: str) -> str:
+    """How the Makefile runs a program in its container, with another image, which reaches the registry of the test."""
+    makefile = (pipeline.project / "Makefile").read_text(encoding="utf-8")
+    found = re.search(rf"^{variable} \?= ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    assert found
+    return f"{found[1].replace(chr(92), ' ').replace(chr(10), ' ').rpartition(' ')[0]} --network=host {image}"
+
+
+def test_in_containers_a_user_who_is_not_root_does_the_same(pipeline: Pipeline, images: dict[str, str]) -> None:
+    mine = pipeline.elsewhere("in containers")
+    programs = [f"{name}={in_container(mine, name, images[name.lower()])}" for name in ("COSIGN", "SYFT")]
+    reports, cache = mine.project / "reports", mine.project / ".cache"
+    for folder in (reports, cache):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o777)
+    for report in reports.iterdir():
+        report.chmod(0o666)
+    for name in ("signing-config.json", "trusted-root.json"):
+        (cache / name).unlink(missing_ok=True)
+
+    for target in ("sbom", "push", "sign", "attest", "verify"):
+        mine.do(target, "CONTAINER_USER=1234:1234", *programs)
+
+    assert {(cache / "signing-config.json").stat().st_uid, (reports / "sbom.spdx.json").stat().st_uid} >= {1234}
+
+
 @contextmanager
 def next_commit(pipeline: Pipeline) -> Iterator[None]:
     """While it lasts, the tree is of a commit that nothing was built from."""
