@@ -112,6 +112,11 @@ COMPONENTS: Mapping[str, Component] = {
         stamps={"github.com/prometheus/common/version.Version": "{0}"},
         release=_prometheus,
     ),
+    # What signs and verifies images, what lists their content, and a registry to push them to.
+    "supply-chain": Component(
+        module="github.com/sigstore/cosign/v3",
+        stamps={"sigs.k8s.io/release-utils/version.gitVersion": "v{0}"},
+    ),
 }
 
 

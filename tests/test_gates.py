@@ -1,7 +1,7 @@
 """Each gate of a service passes on a fresh one, fails on one that is broken for it, says where, and leaves its report.
 
-What `lint-config` judges of the stack is tried in tests/live. What asks a server, or a database of vulnerabilities, is
-not run here: `audit`, `scan`, `sbom`, `push`, `sign`, `attest`, `verify`, `sonar`.
+What `lint-config` judges of the stack, and what happens to images, is tried in tests/live. `audit`, `scan` and `sonar` want
+databases and servers that not every tester has: test_gate_options.py.
 """
 
 import fcntl
@@ -19,6 +19,8 @@ import gates
 import pytest
 from conftest import Bake
 from test_service import CACHE, default_python, environment_name, make, run
+
+from demo.ports import available
 
 # The tools of gates come from the registry, and checkov takes seconds to start.
 pytestmark = pytest.mark.ci
@@ -256,3 +258,15 @@ def test_without_its_token_sonarqube_is_not_asked(project: Path) -> None:
 
     assert done.returncode == 0
     assert "SONAR_TOKEN is not set" in done.stdout
+
+
+def test_dependencies_that_nobody_can_judge_fail_as_vulnerable_ones_do(project: Path) -> None:
+    nobody = f"http://127.0.0.1:{available([0])[0]}"
+
+    done = gate(project, "audit", HTTPS_PROXY=nobody, HTTP_PROXY=nobody)
+
+    assert done.returncode != 0
+    # It got as far as asking: every option was understood.
+    assert "usage:" not in done.stderr
+    assert "Unable to connect to proxy" in done.stderr
+    assert "A dependency is vulnerable, or could not be judged" in done.stderr.splitlines()[-2]

@@ -1,15 +1,17 @@
-"""`make attest`: what made the image from what, as a predicate of SLSA (https://slsa.dev/spec/v1.0/provenance).
+"""What made the image from what, as a predicate of SLSA (https://slsa.dev/spec/v1.0/provenance).
 
-Who signs it vouches for it: a consumer believes it as far as it trusts that pipeline.
+Who signs it vouches for it: a consumer believes it as far as it trusts that pipeline. `make attest` writes it, and
+`make verify`, once its signature is verified, asks here whether it is about this commit.
 """
 
+import base64
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tools.compose import ROOT
@@ -29,9 +31,14 @@ def builder(environment: Mapping[str, str]) -> tuple[str, str]:
     return "urn:machine-of-a-person", ""
 
 
+def facts() -> dict[str, Any]:
+    """What the service says of itself."""
+    return dict(tomllib.loads((ROOT / "app" / "service.toml").read_text(encoding="utf-8"))["service"])
+
+
 def predicate(commit: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """The statement's predicate."""
-    service = tomllib.loads((ROOT / "app" / "service.toml").read_text(encoding="utf-8"))["service"]
+    service = facts()
     identity, run = builder(environment)
     source = f"git+{service['repository']}"
     lock = hashlib.sha256((ROOT / LOCK).read_bytes()).hexdigest()
@@ -48,8 +55,26 @@ def predicate(commit: str, environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Print it; the exit code of the process."""
+def sources(verified: Iterable[str]) -> Iterator[str]:
+    """Each `repository@commit` that a verified provenance names: of a pipeline that ran twice, there are two."""
+    for line in verified:
+        statement = json.loads(base64.b64decode(json.loads(line)["payload"]))
+        for dependency in statement["predicate"]["buildDefinition"]["resolvedDependencies"]:
+            if commit := dependency["digest"].get("gitCommit"):
+                yield f"{dependency['uri'].removeprefix('git+')}@{commit}"
+
+
+def refusal(commit: str, verified: Iterable[str]) -> str:
+    """Why the image is not of this commit of this repository; nothing if it is."""
+    wanted = f"{facts()['repository']}@{commit}"
+    found = sorted(set(sources(verified)))
+    if wanted in found:
+        return ""
+    return f"Refused: the image is of {' and '.join(found) or 'no commit'}, and not of {wanted}"
+
+
+def write() -> int:
+    """Print the predicate; the exit code of the process."""
     command = ["git", "rev-parse", "--verify", "HEAD"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -60,5 +85,15 @@ def main() -> int:
     return 0
 
 
+def main(arguments: list[str]) -> int:
+    """Write the provenance, or with a commit read from stdin what cosign verified; the exit code of the process."""
+    if not arguments:
+        return write()
+    if reason := refusal(arguments[0], sys.stdin):
+        sys.stderr.write(f"{reason}\n")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,13 +1,17 @@
 """What is said of the origin of an image: the commit, the lock, and who built it."""
 
+import base64
+import io
 import json
 import re
+from typing import Any
 
 import pytest
 
 from tools import provenance
 
 COMMIT = "0123456789" * 4
+OTHER = "f" * 40
 
 GITHUB = {
     "GITHUB_SERVER_URL": "https://github.com",
@@ -49,3 +53,43 @@ def test_it_names_what_ran_the_build(environment: dict[str, str], builder: str, 
 
 def test_it_can_be_written_as_json() -> None:
     assert json.loads(json.dumps(provenance.predicate(COMMIT, GITHUB))) == provenance.predicate(COMMIT, GITHUB)
+
+
+def verified(predicate: dict[str, Any]) -> str:
+    """A line that cosign prints for an attestation whose signature it verified."""
+    statement = {"predicateType": "https://slsa.dev/provenance/v1", "predicate": predicate}
+    return json.dumps({"payload": base64.b64encode(json.dumps(statement).encode()).decode()}) + "\n"
+
+
+def elsewhere() -> dict[str, Any]:
+    """The provenance of the same commit in a repository of somebody else."""
+    predicate = provenance.predicate(COMMIT, {})
+    predicate["buildDefinition"]["resolvedDependencies"][0]["uri"] = "git+https://example.com/a-fork"
+    return predicate
+
+
+@pytest.mark.parametrize(
+    ("predicates", "told"),
+    [
+        ([provenance.predicate(COMMIT, {})], ""),
+        ([provenance.predicate(OTHER, {}), provenance.predicate(COMMIT, GITHUB)], ""),
+        ([provenance.predicate(OTHER, {})], f"@{OTHER}, and not of "),
+        ([elsewhere()], f"https://example.com/a-fork@{COMMIT}, and not of "),
+        ([], "of no commit, and not of "),
+    ],
+    ids=["the same", "built twice", "another commit", "another repository", "nothing"],
+)
+def test_an_image_of_another_commit_is_refused(
+    predicates: list[dict[str, Any]],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(map(verified, predicates))))
+
+    code = provenance.main([COMMIT])
+
+    said = capsys.readouterr().err
+    assert code == bool(told)
+    assert told in said
+    assert said.count("\n") == code
