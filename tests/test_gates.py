@@ -1,7 +1,7 @@
 """Each gate of a service passes on a fresh one, fails on one that is broken for it, says where, and leaves its report.
 
-What `lint-config` judges of the stack, and what happens to images, is tried in tests/live. `audit`, `scan` and `sonar` want
-databases and servers that not every tester has: test_gate_options.py.
+What `lint-config` judges of the stack, and what happens to images, is tried in tests/live. `audit`, `scan` and `sonar`
+want databases and servers that not every tester has: test_gate_options.py.
 """
 
 import fcntl
