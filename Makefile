@@ -29,7 +29,8 @@ SHARD ?=
 
 # Some of the longer tests have to be root: AS_ROOT=1 lets them, and only them.
 AS_ROOT ?=
-PYTEST = $(if $(AS_ROOT),sudo --preserve-env env "PATH=$$PATH") $(BIN)/python -m pytest $(if $(SHARD),--shard=$(SHARD))
+TESTER = $(if $(AS_ROOT),sudo --preserve-env env "PATH=$$PATH") $(BIN)/python
+PYTEST = $(TESTER) -m pytest $(if $(SHARD),--shard=$(SHARD))
 
 .PHONY: test
 test: $(READY) lint types ## Run the tests that need Python packages only
@@ -65,7 +66,7 @@ test-services: $(READY) ## Run the suites of generated services
 
 .PHONY: test-all
 test-all: $(READY) ## Say what is missing for the longer tests, then run all tests
-	@$(BIN)/python tests/needs.py
+	@$(TESTER) tests/needs.py
 	@$(MAKE) test test-live test-cluster
 	$(PYTEST) -m '(ci or long) and not cluster'
 
