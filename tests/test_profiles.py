@@ -15,8 +15,8 @@ from typing import Any
 import profiles
 import pytest
 from conftest import ROOT
+from options import answered, written
 from options import tree as tree_of
-from options import written
 from test_generation import contents, problems, text_of, untidy
 from test_service import make
 
@@ -110,19 +110,14 @@ def test_the_strict_checkers_of_the_service_find_nothing(tree: Path) -> None:
 def names_with_any_answers() -> frozenset[str]:
     """The files of all profiles."""
     names = written()
-    return frozenset().union(*(tree_of(full(profile), names) for profile in (*IN_PAIRS, *IN_THREES)))
-
-
-def full(profile: profiles.Answers) -> dict[str, Any]:
-    """The answers as Cookiecutter has them, with those that the profile leaves to defaults."""
-    return {name: {"yes": True, "no": False}.get(answer, answer) for name, answer in profile.items()}
+    return frozenset().union(*(tree_of(answered(**profile), names) for profile in (*IN_PAIRS, *IN_THREES)))
 
 
 def test_nothing_that_was_left_out_is_mentioned(tree: Path, profile: profiles.Answers) -> None:
     texts = {name: raw.decode() for name, raw in contents(tree).items() if text_of(tree / name) is not None}
     mentions = [
         f"{name}: {gone}"
-        for gone in sorted(names_with_any_answers() - tree_of(full(profile), written()).keys())
+        for gone in sorted(names_with_any_answers() - tree_of(answered(**profile), written()).keys())
         for name, text in texts.items()
         if name not in TELLS_OF_OTHERS and (gone in text or module(gone) in text)
     ]

@@ -93,17 +93,21 @@ def table(choices: list[Any], label: Any, trees: list[dict[str, str]]) -> Iterab
         yield f"| {SPELLED.get(choice, choice)} | {meaning} | {', '.join(added) or 'nothing'} |"
 
 
+def answered(**given: str | bool) -> dict[str, Any]:
+    """All answers, derived ones among them, when these are given and the rest is left to the defaults."""
+    context = generate_context(context_file=str(ROOT / "cookiecutter.json"), extra_context=given)
+    return dict(prompt_for_config(context, no_input=True))
+
+
 def page() -> str:
     """The whole page."""
-    context = generate_context(context_file=str(ROOT / "cookiecutter.json"))
-    labels = context["cookiecutter"]["__prompts__"]
-    defaults = dict(prompt_for_config(context, no_input=True))
+    labels = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))["__prompts__"]
     names = written()
     sections = [HEAD]
     for option, choices in offered().items():
         label = labels[option]
         title = label["__prompt__"] if isinstance(label, dict) else label
-        trees = [tree(defaults | {option: choice}, names) for choice in choices]
+        trees = [tree(answered(**{option: choice}), names) for choice in choices]
         sections.append("\n".join([f"## `{option}`", "", f"{title}.", "", *table(choices, label, trees), ""]))
     return "\n".join(sections)
 

@@ -17,6 +17,7 @@ from tools.git import GitError, git
 
 LINK = ".cruft.json"
 
+
 def generated(state: dict[str, Any], clone: Path, tools: Path) -> set[str]:
     """The files of a fresh service with the answers, and from the commit, of a `.cruft.json`."""
     git("checkout", "--quiet", "--force", "--detach", state["commit"], at=clone)
