@@ -38,7 +38,8 @@ test: $(READY) lint types ## Run the tests that need Python packages only
 
 .PHONY: test-ci
 test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files, manifests, roll-outs in a cluster
-	$(PYTEST) -m ci
+	$(PYTEST) -n auto --dist loadfile -m 'ci and not cluster'
+	$(PYTEST) -m 'ci and cluster'
 
 .PHONY: test-live
 test-live: $(READY) ## Run the tests of images and of the stack in a container engine
