@@ -4,14 +4,14 @@ Most faults of options come from two of them that meet, few from three
 (https://csrc.nist.gov/projects/automated-combinatorial-testing-for-software). All of them would be thousands of trees.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import combinations, product
+from pathlib import PurePosixPath
 
-from conftest import FOLDER, ROOT
+from options import SERVICE, SPELLED, offered, written
 from post_gen_project import PRUNE
 
 Answers = Mapping[str, str]
@@ -24,25 +24,15 @@ Meeting = frozenset[tuple[str, str]]
 @cache
 def choices() -> Choices:
     """Each option with its choices, as they are typed; the default is the first."""
-    prompts = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
-    known: dict[str, tuple[str, ...]] = {}
-    for name, default in prompts.items():
-        if isinstance(default, bool):
-            known[name] = ("yes", "no") if default else ("no", "yes")
-        elif isinstance(default, list) and not name.startswith("_"):
-            known[name] = tuple(default)
-    return known
+    return {name: tuple(SPELLED.get(choice, choice) for choice in known) for name, known in offered().items()}
 
 
 def options_of_files() -> Iterator[frozenset[str]]:
     """For each file of the template, the options that decide whether it is there, or what it says."""
-    for path in (ROOT / FOLDER).rglob("*"):
-        if not path.is_file() or {"__pycache__", ".venv", ".cache"}.intersection(path.parts):
-            continue
-        name = path.relative_to(ROOT / FOLDER)
-        text = "" if path.suffix == ".py" else path.read_text(encoding="utf-8")
+    for name in written():
+        text = "" if name.endswith(".py") else (SERVICE / name).read_text(encoding="utf-8")
         mentioned = set(re.findall(r"cookiecutter\.([a-z_]+)", f"{name}{text}")) & choices().keys()
-        pruned = {rule.option for rule in PRUNE for gone in rule.paths if name.is_relative_to(gone)}
+        pruned = {rule.option for rule in PRUNE for gone in rule.paths if PurePosixPath(name).is_relative_to(gone)}
         yield frozenset(mentioned | pruned)
 
 
@@ -64,22 +54,24 @@ def threes() -> set[Meeting]:
     return {meeting for options in together for meeting in meetings(options)}
 
 
-def covering(wanted: set[Meeting]) -> list[Answers]:
-    """Few sets of answers that hold all of these, the defaults first; the same for the same prompts.
+def covering(wanted: set[Meeting], begun: Iterable[Answers]) -> tuple[Answers, ...]:
+    """Few sets of answers that hold what of these the begun ones do not; the same for the same prompts.
 
     Each begins with a meeting that is still missing, and takes for every other option the choice that adds most.
     """
     missing = set(wanted)
+    for profile in begun:
+        missing -= held(profile, missing)
     profiles: list[Answers] = []
-    while missing or not profiles:
-        answers = dict(min(missing, key=sorted)) if profiles else {name: first[0] for name, first in choices().items()}
-        for option, offered in choices().items():
+    while missing:
+        answers = dict(min(missing, key=sorted))
+        for option, known in choices().items():
             if option not in answers:
-                answers[option] = max(offered, key=lambda choice: gain({**answers, option: choice}, option, missing))
+                answers[option] = max(known, key=lambda choice: gain({**answers, option: choice}, option, missing))
         profile = {option: answers[option] for option in choices()}
         profiles.append(profile)
         missing -= held(profile, missing)
-    return profiles
+    return tuple(profiles)
 
 
 def gain(answers: Answers, option: str, missing: set[Meeting]) -> int:
@@ -102,14 +94,12 @@ def command(answers: Answers) -> str:
 
 @cache
 def in_pairs() -> tuple[Answers, ...]:
-    """The profiles that hold every pair."""
-    return tuple(covering(pairs()))
+    """The profiles that hold every pair, the defaults first."""
+    defaults = {option: known[0] for option, known in choices().items()}
+    return (defaults, *covering(pairs(), [defaults]))
 
 
 @cache
 def in_threes() -> tuple[Answers, ...]:
     """The profiles that hold every three of options that decide about one file, beyond those of the pairs."""
-    missing = threes()
-    for profile in in_pairs():
-        missing -= held(profile, missing)
-    return tuple(covering(missing)[1:]) if missing else ()
+    return covering(threes(), in_pairs())

@@ -15,15 +15,12 @@ from cookiecutter.generate import generate_context
 from cookiecutter.prompt import prompt_for_config
 from cookiecutter.utils import create_env_with_context
 from hostile import ACCEPTED, REFUSED_TEXT
+from options import offered
 from post_gen_project import NotLinkedError, Rule
 
 Git = Callable[..., str]
 
-CHOICES = {
-    name: offered if isinstance(offered, list) else [True, False]
-    for name, offered in json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8")).items()
-    if not name.startswith("_") and isinstance(offered, list | bool)
-}
+CHOICES = offered()
 EVERY_CHOICE = [(option, choice) for option, choices in CHOICES.items() for choice in choices]
 
 LINK = ".cruft.json"

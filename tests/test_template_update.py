@@ -134,3 +134,24 @@ def test_where_there_is_no_gh_what_is_new_is_pushed_to_a_branch(
     assert (done.returncode, done.stderr) == (0, "")
     assert "open a pull request" in done.stdout
     assert git(tmp_path / "origin.git", "show", "template-update:NEW") == "new\n"
+
+
+@pytest.mark.parametrize(("opened", "command"), [("", "issue create --title"), ("7", "issue edit 7")])
+def test_what_is_new_stands_in_one_issue_however_often_it_is_told(
+    opened: str, command: str, service: Path, run: Run, tmp_path: Path
+) -> None:
+    (service / "NEW").write_text("new\n", encoding="utf-8")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    said = tmp_path / "said"
+    gh = programs / "gh"
+    gh.write_text(
+        f'#!/bin/sh\n[ "$2" != list ] || {{ echo {opened}; exit 0; }}\necho "$@" >>{said}\n', encoding="utf-8"
+    )
+    gh.chmod(0o755)
+
+    done = run("tools.propose", cwd=service, env={"PATH": f"{programs}:/usr/bin:/bin"})
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said.read_text(encoding="utf-8").startswith(command)
+    assert "+new" in said.read_text(encoding="utf-8")

@@ -42,7 +42,16 @@ def propose() -> int:
     git("add", "--all")
     difference = git("diff", "--cached", "HEAD")[:LONGEST]
     told = f"{body}\n\nTake it by `make template-update` on a machine of yours:\n\n~~~~diff\n{difference}\n~~~~\n"
-    return 0 if _gh("issue", "create", "--title", TITLE, "--body", told) else 1
+    known = _open_issue()
+    command = ("edit", known) if known else ("create", "--title", TITLE)
+    return 0 if _gh("issue", *command, "--body", told) else 1
+
+
+def _open_issue() -> str:
+    """The number of the issue that an earlier run opened and nobody has closed, or nothing."""
+    asked = ("issue", "list", "--state", "open", "--search", f'in:title "{TITLE}"', "--json", "number")
+    command = ["gh", *asked, "--jq", ".[0].number // empty"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _gh(*arguments: str) -> bool:
