@@ -13,8 +13,8 @@ from typing import NamedTuple, Self
 
 SERVICE_FILE = Path(__file__).resolve().parents[2] / "app" / "service.toml"
 
-# With less than this share of the requests that were asked for, a run says nothing about that rate.
-SENT_SHARE = 0.95
+# With less than this share of the requests or of the time that were asked for, a run says nothing about them.
+DONE_SHARE = 0.95
 
 
 class Exit(IntEnum):
@@ -102,7 +102,7 @@ class Phase:
         """A sentence for each objective that was missed, and for requests that were not made."""
         found = self.counts.misses(objectives)
         wanted = (self.rate or 0.0) * self.seconds
-        if self.counts.requests < SENT_SHARE * wanted:
+        if self.counts.requests < DONE_SHARE * wanted:
             found.append(
                 f"The rate is missed: {self.counts.requests} of {wanted:.0f} requests that were asked for were made. "
                 "Users wait for answers, or this machine is too slow for so many."
@@ -122,11 +122,13 @@ class Run:
 
     Args:
         objectives: what it is held against.
+        seconds: how long it is to take, if that is known.
         until_it_breaks: only the first phase has to keep them; the others look for the one that does not.
     """
 
-    def __init__(self, objectives: Objectives, *, until_it_breaks: bool = False) -> None:
+    def __init__(self, objectives: Objectives, *, seconds: float = 0, until_it_breaks: bool = False) -> None:
         self.objectives = objectives
+        self.seconds = seconds
         self.until_it_breaks = until_it_breaks
         self.phases: list[Phase] = []
         self._waiting = Counts()
@@ -166,6 +168,8 @@ class Run:
         if not total.counts.requests:
             return Verdict(Exit.VOID, ["Nothing was measured: no request has ended."])
         faults = total.faults(self.objectives)
+        if not self.until_it_breaks and total.seconds < DONE_SHARE * self.seconds:
+            faults.append(f"The run was broken off: it took {total.seconds:.0f} of {self.seconds:.0f} seconds.")
         if total.counts.misses(self.objectives):
             return Verdict(Exit.MISSED, faults)
         return Verdict(Exit.VOID, faults) if faults else Verdict(Exit.KEPT, ["Both objectives were kept."])

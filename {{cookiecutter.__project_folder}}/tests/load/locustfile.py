@@ -109,6 +109,7 @@ def prepare(environment: Environment, **_: Any) -> None:
     environment.stop_timeout = environment.stop_timeout or patience(run.objectives.latency_threshold_ms)
     if options.rate and not options.shape:
         options.shape = "steady"
+    run.seconds = options.run_time or 0.0
     if options.shape:
         follow(environment, options)
 
@@ -132,6 +133,7 @@ def follow(environment: Environment, options: Namespace) -> None:
     users = options.num_users or users_for(options.rate, pacing)
     run.until_it_breaks = shape.until_it_breaks
     plan = Plan(shape, users, options.run_time or shape.seconds, pacing)
+    run.seconds = plan.seconds
     environment.shape_class = Shaped(plan, options.rate or None)
     environment.shape_class.runner = environment.runner
     # Told to the shape; Locust would tell it to itself too.

@@ -104,7 +104,9 @@ class Visitor(FastHttpUser):
     def ask(
         self, method: str, route: str, *expected: HTTPStatus, path: str = "", holds: str = "", **options: Any
     ) -> FastResponse | None:
-        """The response to a request; nothing where it is none of those expected, which is a failure.
+        """The response to a request; None where it is none of those expected, which is a failure.
+
+        A response is true or false by the length of its body, if it has one: compare it with None.
 
         Args:
             method: the method.
@@ -134,7 +136,7 @@ class Visitor(FastHttpUser):
     def browse(self) -> Journey:
         """Look at two pages of items, read one of them, and ask whether it has changed."""
         page = self.ask("GET", ITEMS, HTTPStatus.OK, holds='"items":', path=f"{ITEMS}?limit=10")
-        listed = page.json() if page else {"items": [], "next_cursor": None}
+        listed = page.json() if page is not None else {"items": [], "next_cursor": None}
         if cursor := listed["next_cursor"]:
             yield
             self.ask("GET", ITEMS, HTTPStatus.OK, holds='"items":', path=f"{ITEMS}?limit=10&cursor={cursor}")
@@ -143,7 +145,7 @@ class Visitor(FastHttpUser):
         path = f"{ITEMS}/{wanted}"
         yield
         read = self.ask("GET", ITEM, HTTPStatus.OK, HTTPStatus.NOT_FOUND, path=path, holds=wanted)
-        if read and read.ok:
+        if read is not None and read.ok:
             yield
             headers = {"If-None-Match": _etag(read)}
             expected = (HTTPStatus.NOT_MODIFIED, HTTPStatus.OK, HTTPStatus.NOT_FOUND)
@@ -168,7 +170,7 @@ class Writer(Visitor):
         """Make an item, read it, replace it, be refused to replace what it was before, and delete it."""
         name = f"load {uuid4()}"
         made = self.ask("POST", ITEMS, HTTPStatus.CREATED, holds=name, json={"name": name, "price": "9.99"})
-        if not made:
+        if made is None:
             return
         self._made = path = _field(made, "location")
         first = _etag(made)
@@ -181,8 +183,8 @@ class Writer(Visitor):
         yield
         self.ask("PUT", ITEM, HTTPStatus.PRECONDITION_FAILED, path=path, headers=seen, json=dearer)
         yield
-        headers = {"If-Match": _etag(replaced)} if replaced else {}
-        if self.ask("DELETE", ITEM, HTTPStatus.NO_CONTENT, path=path, headers=headers):
+        headers = {"If-Match": _etag(replaced)} if replaced is not None else {}
+        if self.ask("DELETE", ITEM, HTTPStatus.NO_CONTENT, path=path, headers=headers) is not None:
             self._made = ""
 
 
