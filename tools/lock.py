@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE = "{{cookiecutter.__project_folder}}"
 
-# The answers to `database` decide about what a service runs on, and `load_tests` about what it is developed with as well.
+# The answer to `database` decides about what a service runs on; that to `load_tests` as well about what tests it.
 DATABASES = ("postgresql", "none")
 PROFILES = tuple((database, load_tests) for database in DATABASES for load_tests in (True, False))
 

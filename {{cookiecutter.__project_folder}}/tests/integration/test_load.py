@@ -55,6 +55,12 @@ def begin() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process.communicate()
 
 
+def answered(service: Service) -> float:
+    """How many requests the service has answered."""
+    counted = re.findall(r"^http_requests_total\{.*\} (\S+)$", httpx.get(service.metrics_url).text, re.MULTILINE)
+    return sum(map(float, counted))
+
+
 def ready(start: Start, module: str = "app", **environment: str) -> Service:
     """A service that is ready."""
     service = start(module=module, **QUIET, **environment)
@@ -155,7 +161,8 @@ def test_workers_make_the_load_and_their_master_judges_it(
         *(f"--host={service.url}", "--shape=steady", "--rate=40", "--run-time=12s"),
     )
     workers = [begin("--worker", "--master-host=127.0.0.1", f"--master-port={port}") for _ in range(2)]
-    wait_for(lambda: httpx.get(f"{service.url}/api/v1/items").json()["items"], "no worker has begun")
+    # For long enough that each worker has told its master of some: they do every three seconds.
+    wait_for(lambda: answered(service) > 160, "the workers make no requests")
     for worker in workers[:lost]:
         worker.kill()
     _, said = master.communicate(timeout=100)
