@@ -6,6 +6,7 @@ replaces sockets and threads, which the service would not expect.
 """
 
 import logging
+import math
 import sys
 import time
 from argparse import Namespace
@@ -26,6 +27,9 @@ __all__ = ["Browse", "Mixed", "Write"]
 
 logger = logging.getLogger("load")
 
+# How long workers may take to tell that their users are gone, beside what those may wait for an answer.
+HOME_SECONDS = 10.0
+
 run = Run(Objectives.read())
 
 
@@ -45,10 +49,12 @@ class Shaped(LoadTestShape):
         self._plan = plan
         self._rate = rate
         self._stage = 0
+        self._over = 0.0
 
     def reset_time(self) -> None:
         """Begin. A master does so a second time, in its first tick, which lasts until all users are there."""
         super().reset_time()
+        self._over = 0.0
         run.phases.clear()
         if first := self._plan.at(0):
             self._begin(first)
@@ -72,9 +78,11 @@ class Shaped(LoadTestShape):
         run.begin(f"{rate:g} a second" if rate else f"{wanted.users} users", time.monotonic(), rate)
 
     def _home(self) -> tuple[int, float] | None:
-        """Wait until no worker has users any more: a master that ends before would not hear of the last answers."""
-        there = self.get_current_user_count() if isinstance(self.runner, MasterRunner) else 0
-        return (0, float(there)) if there else None
+        """Wait until workers have no more users, but not for ever: who ends before does not hear of the last answers."""
+        now = time.monotonic()
+        self._over = self._over or now + HOME_SECONDS + self._plan.ramp_seconds
+        waits = isinstance(self.runner, MasterRunner) and self.get_current_user_count() and now < self._over
+        return (0, math.ceil(self._plan.users) + 1.0) if waits else None
 
 
 @events.init_command_line_parser.add_listener
