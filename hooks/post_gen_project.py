@@ -106,6 +106,7 @@ PRUNE = (
             "tests/integration/test_load.py",
             "tests/unit/test_load_gate.py",
             "tests/unit/test_load_guard.py",
+            "tests/unit/test_load_plot.py",
             "tests/unit/test_load_shapes.py",
             "tests/unit/test_load_tool.py",
             "docs/architecture/LOAD-TESTING.md",

@@ -132,16 +132,30 @@ def test_a_service_without_a_database_does_not_mention_one(bake: Bake) -> None:
     assert mentions == []
 
 
+def test_a_service_without_load_tests_does_not_mention_locust(bake: Bake) -> None:
+    word = re.compile(r"locust|gevent|tests/load|load_tests|load\.html|make load", re.IGNORECASE)
+    project = bake(load_tests=False, ci_system="both", deployment="kubectl")
+
+    assert [path for path in contents(project) if word.search(path)] == []
+    assert [
+        f"{path.relative_to(project)}: {found[0]}"
+        for path in files(project)
+        if path.name != LINK and (found := word.search(text_of(path) or ""))
+    ] == []
+
+
 @pytest.mark.parametrize(
     "answers",
     # Each pair of choices is in one of them.
     [
         {"license": "Proprietary"},
         {"license": "Proprietary", "database": "none", "observability_stack": "no", "production_image": "standard"},
-        {"license": "MIT", "database": "none"},
+        {"license": "Proprietary", "load_tests": "no", "observability_stack": "no"},
+        {"license": "MIT", "database": "none", "load_tests": "no"},
         {"license": "MIT", "observability_stack": "no", "production_image": "standard"},
         {"license": "Apache-2.0", "database": "none", "production_image": "standard"},
         {"license": "Apache-2.0", "observability_stack": "no"},
+        {"license": "Apache-2.0", "load_tests": "no", "production_image": "standard"},
     ],
     ids=str,
 )

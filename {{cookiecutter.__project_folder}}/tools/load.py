@@ -25,6 +25,9 @@ OPTIONS = {
     "ALLOW_HOST": "--allow-host",
 }
 
+# With the percentiles of each moment, which `python -m tests.load.plot` draws.
+REPORTS = ("--html=reports/load.html", "--csv=reports/load", "--csv-full-history")
+
 # How long a tunnel into a cluster may take, in seconds.
 PATIENCE_SECONDS = 30
 
@@ -58,7 +61,7 @@ def command(host: str, variables: Mapping[str, str]) -> list[str]:
     given = {"SHAPE": "steady"} | {name: value for name, value in variables.items() if value}
     chosen = [f"{option}={given[name]}" for name, option in OPTIONS.items() if name in given]
     locust = [sys.executable, "-m", "locust", "-f", "tests/load/locustfile.py", "--headless", "--only-summary"]
-    return [*locust, f"--host={host}", *chosen, "--html=reports/load.html", "--csv=reports/load"]
+    return [*locust, f"--host={host}", *chosen, *REPORTS]
 
 
 def main(environment: str, variables: Mapping[str, str] = os.environ) -> int:

@@ -78,7 +78,7 @@ class Shaped(LoadTestShape):
         run.begin(f"{rate:g} a second" if rate else f"{wanted.users} users", time.monotonic(), rate)
 
     def _home(self) -> tuple[int, float] | None:
-        """Wait until workers have no more users, but not for ever: who ends before does not hear of the last answers."""
+        """Wait until workers have no users, but not for ever: who ends before does not hear of the last answers."""
         now = time.monotonic()
         self._over = self._over or now + HOME_SECONDS + self._plan.ramp_seconds
         waits = isinstance(self.runner, MasterRunner) and self.get_current_user_count() and now < self._over

@@ -83,7 +83,7 @@ def test_what_is_asked_for_is_told_to_locust(started: list[list[str]]) -> None:
     load.main("", {"SHAPE": "step", "RATE": "50", "USERS": "", "RUN_TIME": "30s", "ALLOW_HOST": "app", "PATH": "/bin"})
 
     ((*command,),) = started
-    assert command[-6:-2] == ["--shape=step", "--rate=50", "--run-time=30s", "--allow-host=app"]
+    assert command[-7:-3] == ["--shape=step", "--rate=50", "--run-time=30s", "--allow-host=app"]
 
 
 @pytest.mark.parametrize(
