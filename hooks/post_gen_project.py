@@ -99,6 +99,22 @@ PRUNE = (
             "docs/runbooks/observability-stack.md",
         ),
     ),
+    Rule(
+        option="load_tests",
+        kept_by=(True,),
+        paths=(
+            "tests/load",
+            "tests/integration/test_load.py",
+            "tests/unit/test_load_gate.py",
+            "tests/unit/test_load_guard.py",
+            "tests/unit/test_load_plot.py",
+            "tests/unit/test_load_shapes.py",
+            "tests/unit/test_load_tool.py",
+            "docs/architecture/LOAD-TESTING.md",
+            "docs/architecture/load-spike.svg",
+            "tools/load.py",
+        ),
+    ),
     Rule(option="deployment", kept_by=("argocd",), paths=("ci-cd/argocd",)),
     Rule(option="license", kept_by=("Apache-2.0",), paths=("NOTICE",)),
 )

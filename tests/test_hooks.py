@@ -444,6 +444,7 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
         "            exposure = gateway-api",
         "            database = none",
         "            observability_stack = yes",
+        "            load_tests = yes",
         "            license = MIT",
         "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 19 more (database = none)",
         "            ci-cd/jenkins, tests/unit/test_jenkins.py, tools/jenkins.py (ci_system = github-actions)",

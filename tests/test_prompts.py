@@ -35,6 +35,7 @@ PINNED = [
     ("slo_availability", "99.9"),
     ("slo_latency_ms", "300"),
     ("observability_stack", True),
+    ("load_tests", True),
     ("license", ["Proprietary", "MIT", "Apache-2.0"]),
 ]
 
