@@ -112,6 +112,10 @@ COMPONENTS: Mapping[str, Component] = {
         stamps={"github.com/prometheus/common/version.Version": "{0}"},
         release=_prometheus,
     ),
+    "toxiproxy": Component(
+        module="github.com/Shopify/toxiproxy/v2",
+        stamps={"github.com/Shopify/toxiproxy/v2.Version": "{0}"},
+    ),
 }
 
 

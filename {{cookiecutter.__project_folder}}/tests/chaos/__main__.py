@@ -1,0 +1,70 @@
+"""`python -m tests.chaos`: list the drills, run some, or write what they measured into the documents."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from app.core.config import FACTS
+from tests.chaos import record, spec
+from tests.chaos.report import write_table
+from tests.chaos.runner import Runner, run_to_the_end
+from tests.chaos.spec import Drill, DrillError
+from tests.chaos.stack import Stack
+from tests.chaos.verdict import held, judge
+from tools.compose import ROOT, DockerError
+
+RESULTS = ROOT / "reports" / "drills"
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0 when each hypothesis held, 1 when one did not, 2 when it cannot be told."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the drills, and what each supposes")
+    run = commands.add_parser("run", help="run these drills, one after another; all, if none is named")
+    run.add_argument("drills", nargs="*", metavar="drill")
+    run.add_argument("--short", action="store_true", help="a form for pipelines, which waits for no alert")
+    run.add_argument("--without-protection", action="store_true", help="switch off what the drill is about")
+    run.add_argument("--even-in-production", action="store_true", help="do what would be refused")
+    run.add_argument("--results", type=Path, default=RESULTS, help="the folder for what was seen")
+    report = commands.add_parser("report", help="write the table of what was measured into the documents")
+    report.add_argument("--results", type=Path, default=RESULTS)
+    asked = parser.parse_args(arguments)
+    try:
+        match asked.command:
+            case "list":
+                for name in spec.names():
+                    sys.stdout.write(f"{name:24} {spec.named(name).hypothesis}\n")
+                return 0
+            case "report":
+                sys.stdout.write(f"{write_table(record.read(asked.results)).relative_to(ROOT)}\n")
+                return 0
+        form = record.Form(not asked.without_protection, asked.short)
+        drills = [spec.named(name) for name in asked.drills or spec.names()]
+        verdicts = [one(drill, form, asked.results, even_in_production=asked.even_in_production) for drill in drills]
+    except (DrillError, DockerError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0 if all(verdicts) else 1
+
+
+def one(drill: Drill, form: record.Form, results: Path, *, even_in_production: bool) -> bool:
+    """Run one drill, and tell what came of it; whether its hypothesis held."""
+    drill = drill.shortened() if form.short else drill
+    place = Stack(drill, protected=form.protected)
+    outcome = run_to_the_end(Runner(drill, place), even_in_production=even_in_production)
+    checks = judge(drill, outcome.seen, FACTS.slo)
+    written = record.write(record.document(drill, outcome, checks, form), results)
+    marks = {True: "held  ", False: "FAILED", None: "not judged"}
+    for check in checks:
+        sys.stdout.write(f"{marks[check.held]}  {check.says}: {check.measured} (wanted: {check.wanted})\n")
+    good = held(checks)
+    sys.stdout.write(f"{drill.name}: the hypothesis {'held' if good else 'did not hold'}. {written}\n")
+    return good
+
+
+if __name__ == "__main__":
+    sys.exit(main())

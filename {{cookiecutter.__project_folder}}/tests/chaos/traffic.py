@@ -1,0 +1,106 @@
+"""Requests that arrive no matter how fast answers come, as those of users do, and what became of each.
+
+A client that waits for an answer before it asks again would send less to a service that hangs, and so hide that it does
+("coordinated omission"). The time of an answer counts from when its request was due.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+import httpx
+
+ITEMS = "/api/v1/items"
+TIMEOUT_SECONDS = 20.0
+KEPT = 100
+
+# How often each is sent, for a hundred requests.
+KINDS = {"read": 60, "list": 20, "create": 14, "delete": 6}
+
+SERVER_ERROR = 500
+UNAVAILABLE = 503
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request.
+
+    Args:
+        at: when it was due, in seconds of the drill's clock.
+        seconds: until its answer was there, or was given up.
+        status: of the answer, 0 without one.
+        refused: whether it was refused with a word on when to come back.
+    """
+
+    at: float
+    seconds: float
+    status: int
+    refused: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether it counts against the objective of availability."""
+        return self.status == 0 or self.status >= SERVER_ERROR
+
+
+class Traffic:
+    """Steady requests until cancelled.
+
+    Args:
+        base_url: of the service.
+        requests_per_second: how many arrive; may be changed at any time.
+        clock: seconds since the drill began.
+    """
+
+    def __init__(self, base_url: str, requests_per_second: float, clock: Callable[[], float]) -> None:
+        self.samples: list[Sample] = []
+        self.requests_per_second = requests_per_second
+        self._base_url = base_url
+        self._clock = clock
+        self._known: deque[str] = deque()
+
+    async def run(self) -> None:
+        """Send them. When the generator itself is late, it catches up: what was due is sent and counted as late."""
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+        async with (
+            httpx.AsyncClient(base_url=self._base_url, timeout=TIMEOUT_SECONDS, limits=limits) as client,
+            asyncio.TaskGroup() as requests,
+        ):
+            due = self._clock()
+            while True:
+                requests.create_task(self._attempt(client, due))
+                due += random.expovariate(self.requests_per_second)  # noqa: S311 - nobody gains by guessing it
+                await asyncio.sleep(max(0.0, due - self._clock()))
+
+    async def _attempt(self, client: httpx.AsyncClient, due: float) -> None:
+        status, refused = 0, False
+        try:
+            answer = await self._send(client)
+        except httpx.HTTPError:
+            pass
+        else:
+            status = answer.status_code
+            refused = status == UNAVAILABLE and "retry-after" in answer.headers
+        self.samples.append(Sample(due, self._clock() - due, status, refused))
+
+    async def _send(self, client: httpx.AsyncClient) -> httpx.Response:
+        (kind,) = random.choices(*zip(*KINDS.items(), strict=True))  # noqa: S311
+        headers = {"X-Correlation-ID": f"drill-{uuid4()}"}
+        if len(self._known) > KEPT:
+            kind = "delete"
+        elif kind in {"read", "delete"} and not self._known:
+            kind = "create"
+        match kind:
+            case "read":
+                return await client.get(random.choice(self._known), headers=headers)  # noqa: S311
+            case "delete":
+                return await client.delete(self._known.popleft(), headers=headers)
+            case "list":
+                return await client.get(ITEMS, headers=headers, params={"limit": 20})
+        answer = await client.post(ITEMS, headers=headers, json={"name": "Item of a drill", "price": "9.99"})
+        if answer.is_success:
+            self._known.append(answer.headers["location"])
+        return answer
