@@ -15,6 +15,7 @@ from tools.compose import ROOT, DockerError
 
 RESULTS = ROOT / "reports" / "drills"
 INTERRUPTED = 130
+NOTHING_PROVED = "It held although its protection was off: this drill proves nothing.\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("drills", nargs="*", metavar="drill")
     run.add_argument("--short", action="store_true", help="a form for pipelines, which waits for no alert")
     run.add_argument("--without-protection", action="store_true", help="switch off what the drill is about")
+    run.add_argument("--both", action="store_true", help="run each with, and then without its protection")
     run.add_argument("--even-in-production", action="store_true", help="do what would be refused")
     run.add_argument("--results", type=Path, default=RESULTS, help="the folder for what was seen")
     report = commands.add_parser("report", help="write the table of what was measured into the documents")
@@ -40,9 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
             case "report":
                 sys.stdout.write(f"{write_table(record.read(asked.results)).relative_to(ROOT)}\n")
                 return 0
-        form = record.Form(not asked.without_protection, asked.short)
         drills = [spec.named(name) for name in asked.drills or spec.names()]
-        verdicts = [one(drill, form, asked.results, even_in_production=asked.even_in_production) for drill in drills]
+        verdicts = [one(drill, form, asked) for drill in drills for form in forms(drill, asked)]
     except (DrillError, DockerError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -51,18 +52,27 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if all(verdicts) else 1
 
 
-def one(drill: Drill, form: record.Form, results: Path, *, even_in_production: bool) -> bool:
-    """Run one drill, and tell what came of it; whether its hypothesis held."""
+def forms(drill: Drill, asked: argparse.Namespace) -> list[record.Form]:
+    """The forms in which a drill is to be run. Without protection, the short one tells as much."""
+    form = record.Form(not asked.without_protection, asked.short)
+    return [form, record.Form(protected=False, short=drill.short is not None)] if asked.both else [form]
+
+
+def one(drill: Drill, form: record.Form, asked: argparse.Namespace) -> bool:
+    """Run one drill, and tell what came of it; whether its hypothesis did what it should."""
     drill = drill.shortened() if form.short else drill
     place = Stack(drill, protected=form.protected)
-    outcome = run_to_the_end(Runner(drill, place), even_in_production=even_in_production)
+    outcome = run_to_the_end(Runner(drill, place), even_in_production=asked.even_in_production)
     checks = judge(drill, outcome.seen, FACTS.slo)
-    written = record.write(record.document(drill, outcome, checks, form), results)
+    written = record.write(record.document(drill, outcome, checks, form), asked.results)
     marks = {True: "held  ", False: "FAILED", None: "not judged"}
     for check in checks:
         sys.stdout.write(f"{marks[check.held]}  {check.says}: {check.measured} (wanted: {check.wanted})\n")
     good = held(checks)
     sys.stdout.write(f"{drill.name}: the hypothesis {'held' if good else 'did not hold'}. {written}\n")
+    if asked.both and not form.protected:
+        sys.stdout.write("That is right: its protection was off.\n" if not good else NOTHING_PROVED)
+        return not good
     return good
 
 

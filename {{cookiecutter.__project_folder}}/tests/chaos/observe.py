@@ -169,9 +169,7 @@ async def _get(client: httpx.AsyncClient, url: str) -> httpx.Response | None:
 
 def parsed(text: str) -> dict[str, float]:
     """The series of an exposition that are kept, by name and labels."""
-    return {
-        f"{name}{{{labels or ''}}}": float(value) for name, labels, value in _SERIES.findall(text) if name in _KEPT
-    }
+    return {f"{name}{{{labels or ''}}}": float(value) for name, labels, value in _SERIES.findall(text) if name in _KEPT}
 
 
 def when(moment: float) -> str:

@@ -42,12 +42,12 @@ def picture(kept: Mapping[str, Any]) -> str:
     height = TOP + 2 * (PANEL + GAP) + 18 * rows + 40
     begin, stop = kept["phases"]["fault"]
     band = f'x="{counts.x(begin):.1f}" width="{counts.x(stop) - counts.x(begin):.1f}"'
+    size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="11" fill="{INK}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11" fill="{INK}">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         f'<rect {band} y="{TOP}" height="{height - TOP - 40}" fill="{SHADE}"/>',
-        _text(LEFT, 16, f"{kept['title']} - {'held' if kept['held'] else 'failed'}", weight="bold", size=14),
+        _text(LEFT, 16, f"{kept['title']} - {'held' if kept['held'] else 'failed'}", weight="bold"),
         *counts.frame("requests a second: good, refused (503), failed", ""),
         *_bars(counts, seconds),
         *times.frame("time of answers: median and 99th percentile", " ms"),
@@ -123,8 +123,6 @@ def _tick(axes: _Axes, second: float, y: float) -> str:
     return _text(axes.x(second), y, f"{second:g} s", anchor="middle")
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str = "normal", size: int = 11) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}" font-size="{size}">'
-        f"{escape(text)}</text>"
-    )
+def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str = "normal") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}"'
+    return f"<text {place}>{escape(text)}</text>"

@@ -138,7 +138,7 @@ def page(kept: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _mark(good: bool | None) -> str:  # noqa: FBT001 - a value of the record
+def _mark(good: bool | None) -> str:
     return {True: "held", False: "**failed**", None: "not judged"}[good]
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tests.chaos.observe import Observer, Targets
 from tests.chaos.spec import Drill, DrillError, Phase
@@ -123,7 +124,7 @@ class Runner:
                 self._place.restore()
             await self._pass(drill.after_seconds)
             marks.append(self._elapsed())
-        spans = (Span(*pair) for pair in zip(marks, marks[1:], strict=False))
+        spans = (Span(*pair) for pair in pairwise(marks))
         phases = dict(zip(Phase, spans, strict=True))
         seen = Seen(
             phases,

@@ -75,11 +75,12 @@ class Network(_Frozen):
 
 
 class Execute(_Frozen):
-    """A program runs in a container of the stack for as long as the fault lasts."""
+    """A program runs in a container of the stack until another one ends it."""
 
     kind: Literal["execute"]
     service: str
     command: tuple[str, ...] = Field(min_length=1)
+    undo: tuple[str, ...] = Field(min_length=1)
 
 
 class Load(_Frozen):
@@ -94,8 +95,10 @@ class Process(_Frozen):
 
     kind: Literal["process"]
     error_share: float = Field(0, ge=0, le=1)
-    delay_seconds: float = Field(0, ge=0)
-    leak_at_once_bytes: int = Field(0, ge=0)
+    # CPU time that each request takes, and so what the service can do at most.
+    busy_seconds: float = Field(0, ge=0)
+    # A leak of months within seconds, up to this share of the memory limit; and what each request leaks from then on.
+    leak_to_share: float = Field(0, ge=0, le=1)
     leak_bytes_per_request: int = Field(0, ge=0)
 
 
@@ -134,6 +137,7 @@ class Measure(StrEnum):
     UNREADY = "unready_after_seconds"
     RECOVERS = "recovered_after_seconds"
     RESTARTS = "restarts"
+    RESTARTED = "restarted_after_seconds"
     REPLICAS = "replicas"
 
 
@@ -247,6 +251,11 @@ class Drill(_Frozen):
     may_fire: tuple[str, ...] = ()
     protection: Protection
     short: Short | None = None
+
+    @property
+    def misbehaves(self) -> bool:
+        """Whether the service has to be the one that can be told to misbehave."""
+        return isinstance(self.fault, Process) or "FAULTS" in self.app.environment
 
     def shortened(self) -> Self:
         """The drill in its form for pipelines.

@@ -1,7 +1,7 @@
-"""The stack of docker-compose.yml as the place of a drill: a copy of its own, on ports of its own, removed afterwards.
+"""The stack of docker-compose.yml as the place of a drill: a copy, on ports of its own, removed afterwards.
 
-Its containers, networks and volumes carry a name that nothing else has. So a drill never touches what `make up` started,
-alerts see no trace of an earlier drill, and whatever a drill left behind that was killed is found by that name.
+Its containers, networks and volumes carry a name that nothing else has. So a drill never touches what `make up`
+started, alerts see no trace of an earlier drill, and what a drill left behind that was killed is found by that name.
 """
 
 import json
@@ -21,7 +21,6 @@ from tests.chaos.spec import (
     Drill,
     DrillError,
     Execute,
-    Fault,
     Load,
     Network,
     Overrides,
@@ -65,10 +64,10 @@ class Place(Protocol):
         """Leave nothing. May be called again, and without anything having been started."""
 
 
-Run = Callable[[Sequence[str], Mapping[str, str], str | None], str]
+Run = Callable[[Sequence[str], Mapping[str, str]], str]
 
 
-def run(command: Sequence[str], variables: Mapping[str, str], text: str | None = None) -> str:
+def run(command: Sequence[str], variables: Mapping[str, str]) -> str:
     """What a command prints. It is in a group of its own: a Ctrl-C that ends the drill must not end its cleaning up.
 
     Raises:
@@ -79,8 +78,7 @@ def run(command: Sequence[str], variables: Mapping[str, str], text: str | None =
             command,
             cwd=ROOT,
             env={**os.environ, **variables},
-            input=text,
-            stdin=None if text is not None else subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
@@ -121,7 +119,6 @@ class Stack:
         self._ports: dict[tuple[str, int], int] = {}
         self._files = os.environ.get("COMPOSE_FILE", "docker-compose.yml")
         self._override: Path | None = None
-        self._running: list[subprocess.Popen[bytes]] = []
 
     def refusal(self) -> str:
         """Why no drill may happen here: the stack says that it is production, or its engine is another machine's."""
@@ -154,7 +151,7 @@ class Stack:
             raise DrillError(f"{self._drill.name} needs {', '.join(sorted(missing))}, which this stack does not have")
         self._write_override(known)
         self._compose("build", "--quiet", "app")
-        if isinstance(self._drill.fault, Process):
+        if self._drill.misbehaves:
             image = known["app"]["image"]
             self._docker("build", "--quiet", f"--build-arg=IMAGE={image}", "--tag", _faulty(image), "tests/chaos/image")
         self._compose("up", "--detach", "--wait", f"--wait-timeout={PATIENCE_SECONDS}", *services)
@@ -173,7 +170,7 @@ class Stack:
                 for number, toxic in enumerate(toxics):
                     self._proxy(f"proxies/{proxy}/toxics", _described(number, toxic))
             case Execute(service=service, command=command):
-                self._running.append(self._background("exec", "--no-TTY", service, *command))
+                self._compose("exec", "--detach", service, *command)
             case Load(requests_per_second=rate):
                 return rate
             case Process() as fault:
@@ -191,8 +188,8 @@ class Stack:
                 self._compose("unpause", service)
             case Refuse() | Network():
                 self._proxy("reset", {})
-            case Execute():
-                self._end_background()
+            case Execute(service=service, undo=undo):
+                self._compose("exec", "--no-TTY", service, *undo)
             case Process():
                 self._misbehave({})
             case _:
@@ -204,14 +201,13 @@ class Stack:
 
     def clean(self) -> None:
         """Remove all that bears the name of drills."""
-        self._end_background()
         if paused := self._docker(
             "ps", "--quiet", f"--filter=label=com.docker.compose.project={NAME}", "--filter=status=paused"
         ).split():
             self._docker("unpause", *paused)
         self._compose("--profile=*", "down", "--volumes", "--remove-orphans", "--timeout=5")
         if self._override:
-            self._override.unlink(missing_ok=True)
+            self._override.unlink()
             self._override = None
 
     @staticmethod
@@ -219,7 +215,7 @@ class Stack:
         return service in known and not known[service].get("profiles")
 
     def _docker(self, *words: str) -> str:
-        return self._run(("docker", *words), self._variables(), None)
+        return self._run(("docker", *words), self._variables())
 
     def _compose(self, *words: str) -> str:
         return self._docker("compose", *words)
@@ -251,7 +247,7 @@ class Stack:
         if not self._protected:
             self._apply(app, environment, self._drill.protection.off)
         app["environment"] = environment
-        if isinstance(self._drill.fault, Process):
+        if self._drill.misbehaves:
             app["image"] = _faulty(known["app"]["image"])
         for name, command in self._drill.commands.items():
             services.setdefault(name, {})["command"] = list(command)
@@ -286,9 +282,9 @@ class Stack:
             DrillError: it does not.
         """
         url = f"http://127.0.0.1:{self._ports[PROXY, 8474]}/{path}"
-        request = urllib.request.Request(url, json.dumps(body).encode(), method="POST")  # noqa: S310 - our own
+        request = urllib.request.Request(url, json.dumps(body).encode(), method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=10):  # noqa: S310
+            with urllib.request.urlopen(request, timeout=10):
                 return
         except urllib.error.URLError as error:
             raise DrillError(f"the proxy does not do {path}: {error}") from error
@@ -299,25 +295,6 @@ class Stack:
 
     def _is_paused(self, service: str) -> bool:
         return bool(self._compose("ps", "--quiet", "--status=paused", service))
-
-    def _background(self, *words: str) -> "subprocess.Popen[bytes]":
-        command = ("docker", "compose", *words)
-        silence = subprocess.DEVNULL
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **self._variables()},
-            stdin=silence,
-            stdout=silence,
-            stderr=silence,
-            start_new_session=True,
-        )
-
-    def _end_background(self) -> None:
-        while self._running:
-            process = self._running.pop()
-            process.terminate()
-            process.wait(20)
 
 
 def _faulty(image: str) -> str:

@@ -72,7 +72,7 @@ class Traffic:
             due = self._clock()
             while True:
                 requests.create_task(self._attempt(client, due))
-                due += random.expovariate(self.requests_per_second)  # noqa: S311 - nobody gains by guessing it
+                due += random.expovariate(self.requests_per_second)
                 await asyncio.sleep(max(0.0, due - self._clock()))
 
     async def _attempt(self, client: httpx.AsyncClient, due: float) -> None:

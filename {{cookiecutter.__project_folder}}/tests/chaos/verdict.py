@@ -171,9 +171,10 @@ def _increase(looks: list[Look], pattern: str) -> float:
     return sum(max(0.0, b - a) if b >= a else b for a, b in pairwise(values))
 
 
-def _restarts(looks: list[Look]) -> float:
-    starts = [value for value in (look.total("process_start_time_seconds") for look in looks) if value is not None]
-    return float(sum(b > a for a, b in pairwise(starts)))
+def _restarts(looks: list[Look]) -> list[float]:
+    """When another process was first seen."""
+    starts = [(look.at, value) for look in looks if (value := look.total("process_start_time_seconds")) is not None]
+    return [at for (_, before), (at, now) in pairwise(starts) if now > before]
 
 
 _MEASURES: Mapping[Measure, _Measured] = {
@@ -192,7 +193,8 @@ _MEASURES: Mapping[Measure, _Measured] = {
     ),
     Measure.UNREADY: lambda _, looks, span, __: _first(span, (one.at for one in looks if not one.ready)),
     Measure.RECOVERS: lambda s, _, span, __: _recovered(s, span),
-    Measure.RESTARTS: lambda _, looks, *__: _restarts(looks),
+    Measure.RESTARTS: lambda _, looks, *__: float(len(_restarts(looks))),
+    Measure.RESTARTED: lambda _, looks, span, __: _first(span, _restarts(looks)),
     Measure.REPLICAS: lambda _, __, span, seen: float(
         max((count for at, count in seen.replicas if span.holds(at)), default=0)
     ),

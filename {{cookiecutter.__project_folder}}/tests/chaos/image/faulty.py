@@ -1,14 +1,14 @@
-"""The service, with faults: an ASGI layer between it and its routes that fails, dawdles or leaks as it is told.
+"""The service, with faults: an ASGI layer before its routes that fails, is slow or leaks as it is told.
 
 The image of a drill starts this in place of `python -m app`. What to do stands as JSON in the environment variable
 `FAULTS`, and later in the file `/tmp/faults.json`, whose newest content counts.
 """
 
-import asyncio
 import json
 import os
 import random
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from app.core.telemetry import Telemetry
 from app.main import create_app
 
 FILE = Path("/tmp/faults.json")  # noqa: S108 - in a container, on a file system of its own
+CGROUP = Path("/sys/fs/cgroup")
+CHUNK = 1 << 18
 
 
 class FaultError(Exception):
@@ -48,7 +50,9 @@ class Faults:
             return
         self._read()
         self._leak(int(self._faults.get("leak_bytes_per_request", 0)))
-        await asyncio.sleep(self._faults.get("delay_seconds", 0))
+        busy_until = time.thread_time() + float(self._faults.get("busy_seconds", 0))
+        while time.thread_time() < busy_until:
+            pass
         if random.random() < self._faults.get("error_share", 0):  # noqa: S311 - nobody gains by guessing it
             raise FaultError("as it was told")
         await self._app(scope, receive, send)
@@ -63,12 +67,27 @@ class Faults:
             # Not there, or just being written.
             return
         self._read_at = changed
-        self._leak(int(self._faults.get("leak_at_once_bytes", 0)))
+        while used_share() < self._faults.get("leak_to_share", 0):
+            self._leak(CHUNK)
 
     def _leak(self, count: int) -> None:
-        # Random, as pages that are all the same could be shared, and untouched ones cost nothing.
+        # Random: pages that nobody has written to cost nothing.
         if count:
             self._leaked.append(random.randbytes(count))  # noqa: S311
+
+
+def used_share(folder: Path = CGROUP) -> float:
+    """The share of its memory limit that this container uses and cannot give back; 1 where nothing can be told."""
+    for usage, limit, stat, cached in (
+        ("memory.current", "memory.max", "memory.stat", "inactive_file"),
+        # Control groups of the first version.
+        ("memory/memory.usage_in_bytes", "memory/memory.limit_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        if not (folder / usage).exists() or (most := (folder / limit).read_text(encoding="utf-8").strip()) == "max":
+            continue
+        counted = dict(line.split() for line in (folder / stat).read_text(encoding="utf-8").splitlines())
+        return (int((folder / usage).read_text(encoding="utf-8")) - int(counted[cached])) / int(most)
+    return 1.0
 
 
 def create_faulty_app(settings: Settings | None = None) -> Telemetry:
