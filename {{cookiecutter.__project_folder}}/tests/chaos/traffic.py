@@ -33,12 +33,14 @@ class Sample:
         seconds: until its answer was there, or was given up.
         status: of the answer, 0 without one.
         refused: whether it was refused with a word on when to come back.
+        late: how much of its time had passed before it was sent: the generator's own fault.
     """
 
     at: float
     seconds: float
     status: int
     refused: bool = False
+    late: float = 0.0
 
     @property
     def failed(self) -> bool:
@@ -76,7 +78,7 @@ class Traffic:
                 await asyncio.sleep(max(0.0, due - self._clock()))
 
     async def _attempt(self, client: httpx.AsyncClient, due: float) -> None:
-        status, refused = 0, False
+        status, refused, late = 0, False, self._clock() - due
         try:
             answer = await self._send(client)
         except httpx.HTTPError:
@@ -84,7 +86,7 @@ class Traffic:
         else:
             status = answer.status_code
             refused = status == UNAVAILABLE and "retry-after" in answer.headers
-        self.samples.append(Sample(due, self._clock() - due, status, refused))
+        self.samples.append(Sample(due, self._clock() - due, status, refused, late))
 
     async def _send(self, client: httpx.AsyncClient) -> httpx.Response:
         (kind,) = random.choices(*zip(*KINDS.items(), strict=True))  # noqa: S311

@@ -13,6 +13,9 @@ from tests.chaos.traffic import Sample
 # So long without a failure, and the service counts as well again.
 CALM_SECONDS = 5.0
 
+# A generator that is later than this measures itself.
+LATE_SECONDS = 0.1
+
 
 @dataclass(frozen=True)
 class Span:
@@ -65,7 +68,7 @@ class Check:
 
 def judge(drill: Drill, seen: Seen, slo: Slo) -> list[Check]:
     """Every check of a drill."""
-    checks = [_steady(seen, slo), *(_bound(bound, seen, slo) for bound in drill.bounds)]
+    checks = [_punctual(seen), _steady(seen, slo), *(_bound(bound, seen, slo) for bound in drill.bounds)]
     if not seen.watched:
         says = "the alerts that have to fire"
         return [*checks, Check(says, "nobody watched: this stack has no Prometheus", _names(drill), held=None)]
@@ -79,6 +82,17 @@ def held(checks: Iterable[Check]) -> bool:
 
 def _names(drill: Drill) -> str:
     return ", ".join(alert.name for alert in drill.alerts) or "none"
+
+
+def _punctual(seen: Seen) -> Check:
+    """A generator that lacks CPU time sees answers late: that says nothing about the service."""
+    late = percentile((one.late for one in seen.samples), 0.99)
+    return Check(
+        "requests were sent when they were due, so that times are those of the service",
+        f"99 % at most {1000 * late:.0f} ms late" if not math.isnan(late) else "nothing was sent",
+        f"at most {1000 * LATE_SECONDS:.0f} ms late",
+        held=late <= LATE_SECONDS,
+    )
 
 
 def _steady(seen: Seen, slo: Slo) -> Check:
@@ -128,6 +142,14 @@ def _alerts(drill: Drill, seen: Seen) -> Iterable[Check]:
         good = 0 <= after <= alert.within_seconds and runbook.partition("#")[0] == alert.runbook
         told = "" if first.notified is None else f", told after {first.notified - began:.0f} s"
         yield Check(says, f"after {after:.0f} s{told}, {runbook or 'no runbook'}", wanted, held=good)
+        if alert.resolves_within_seconds is not None:
+            ended = math.inf if found[-1].ended is None else found[-1].ended - seen.phases[Phase.FAULT].end
+            yield Check(
+                f"{alert.name} ends when all is well again",
+                "never" if math.isinf(ended) else f"{ended:.0f} s after the fault",
+                f"within {alert.resolves_within_seconds:g} s",
+                held=ended <= alert.resolves_within_seconds,
+            )
     expected = {alert.name for alert in drill.alerts} | set(drill.may_fire)
     pages = sorted({one.name for one in seen.fired if one.severity == "page" and one.name not in expected})
     yield Check("nobody is paged for anything else", ", ".join(pages) or "none", "none", held=not pages)

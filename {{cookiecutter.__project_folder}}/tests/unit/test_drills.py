@@ -122,7 +122,7 @@ def test_a_hypothesis_holds_when_everything_is_as_it_says(tmp_path: Path) -> Non
     checks = verdict(drill(tmp_path))
 
     assert {name: check.held for name, check in checks.items()} == dict.fromkeys(
-        ("before", "users", "Gone", "nobody"), True
+        ("requests", "before", "users", "Gone", "nobody"), True
     )
     assert checks["Gone"].measured == "after 10 s, told after 12 s, README.md"
 
@@ -132,6 +132,7 @@ def test_a_hypothesis_holds_when_everything_is_as_it_says(tmp_path: Path) -> Non
     [
         ("before", {"samples": every_tenth(lambda at: 500 if at < 1 else 200)}),
         ("before", {"samples": every_tenth(lambda _: 200, lambda at: 0.5 if at < 1 else 0.01)}),
+        ("requests", {"samples": [Sample(at / 10, 0.2, 200, late=0.15) for at in range(500)]}),
         ("users", {"samples": every_tenth(lambda at: 0 if 12 <= at < 12.1 else 200)}),
         ("Gone", {"fired": []}),
         ("Gone", {"fired": [Fired("Gone", "ticket", seen=20, runbook=GONE.runbook)]}),
@@ -146,6 +147,16 @@ def test_it_does_not_hold_when_one_thing_is_otherwise(tmp_path: Path, failed: st
 
     assert [name for name, check in checks.items() if check.held is False] == [failed]
     assert not held(checks.values())
+
+
+@pytest.mark.parametrize(("ended", "good"), [(None, False), (45.0, False), (35.0, True)])
+def test_an_alert_that_has_to_end_is_waited_for(tmp_path: Path, ended: float | None, good: bool) -> None:
+    text = MINIMAL.replace("within_seconds = 15", "within_seconds = 15, resolves_within_seconds = 10")
+    fired = Fired("Gone", "page", seen=20, runbook=GONE.runbook, ended=ended)
+
+    checks = judge(drill(tmp_path, text), Seen(PHASES, every_tenth(lambda _: 200), [], [fired]), SLO)
+
+    assert [check.held for check in checks if check.says.startswith("Gone ends")] == [good]
 
 
 def test_a_ticket_that_nobody_waits_for_is_no_failure_and_a_page_may_be_allowed(tmp_path: Path) -> None:
@@ -218,6 +229,7 @@ def test_what_was_not_measured_does_not_hold(tmp_path: Path) -> None:
     checks = verdict(drill(tmp_path), samples=[])
 
     assert (checks["users"].measured, checks["users"].held) == ("nothing to measure", False)
+    assert (checks["requests"].measured, checks["requests"].held) == ("nothing was sent", False)
 
 
 def test_metrics_are_read_from_the_text_that_the_service_gives() -> None:
