@@ -4,6 +4,7 @@ This is its form for pipelines: the alerts of the whole form take minutes, and `
 """
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -84,9 +85,11 @@ def test_without_its_protection_the_short_drill_fails(clean: Stack) -> None:
 def test_a_drill_that_is_told_to_stop_leaves_nothing_and_the_next_removes_what_a_killed_one_left(clean: Stack) -> None:
     for number in (signal.SIGKILL, signal.SIGTERM):
         command = clean.command("drill", f"DRILL={DRILL}", "FLAGS=--short")
-        with subprocess.Popen(command, cwd=clean.project, env=clean.environment, stderr=-1) as drill:
+        where: dict[str, Any] = {"cwd": clean.project, "env": clean.environment, "start_new_session": True}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, **where) as drill:
             wait_for(lambda: leftovers(clean), "it does not start")
-            drill.send_signal(number)
+            # To make and to what it runs, as a terminal does it.
+            os.killpg(drill.pid, number)
             said = (drill.stderr.read() if drill.stderr else b"").decode()
         assert (number == signal.SIGKILL) == bool(leftovers(clean))
     assert "An earlier drill was cut short" in said

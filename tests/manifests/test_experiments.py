@@ -1,4 +1,4 @@
-"""The experiments of Chaos Mesh in a service: known to it, small, short, and with a hypothesis, an alert and a runbook."""
+"""The experiments of Chaos Mesh in a service: known to it, small, short, with hypothesis, alert and runbook."""
 
 import re
 from collections.abc import Iterator
