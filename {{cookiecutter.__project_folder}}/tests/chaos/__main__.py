@@ -6,14 +6,17 @@ from pathlib import Path
 
 from app.core.config import FACTS
 from tests.chaos import record, spec
+from tests.chaos.place import Place
 from tests.chaos.report import write_table
 from tests.chaos.runner import Runner, run_to_the_end
-from tests.chaos.spec import Drill, DrillError
+from tests.chaos.spec import Drill, DrillError, Scope
 from tests.chaos.stack import Stack
 from tests.chaos.verdict import held, judge
 from tools.compose import ROOT, DockerError
+from tools.kubectl import ClusterError
 
 RESULTS = ROOT / "reports" / "drills"
+IMPOSSIBLE = 2
 INTERRUPTED = 130
 NOTHING_PROVED = "It held although its protection was off: this drill proves nothing.\n"
 
@@ -30,6 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--both", action="store_true", help="run each with, and then without its protection")
     run.add_argument("--even-in-production", action="store_true", help="do what would be refused")
     run.add_argument("--results", type=Path, default=RESULTS, help="the folder for what was seen")
+    cluster = run.add_argument_group("drills of a cluster")
+    cluster.add_argument("--env", default="", help="the environment, as in k8s/overlays")
+    cluster.add_argument("--url", default="", help="where the service is reached, unless its overlay says so")
+    cluster.add_argument("--prometheus", default="", help="where its Prometheus is reached")
+    cluster.add_argument("--alertmanager", default="", help="where its Alertmanager is reached")
+    cluster.add_argument("--faulty-image", default="", help="what bad-deploy rolls out, from tests/chaos/image")
     report = commands.add_parser("report", help="write the table of what was measured into the documents")
     report.add_argument("--results", type=Path, default=RESULTS)
     asked = parser.parse_args(arguments)
@@ -42,11 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
             case "report":
                 sys.stdout.write(f"{write_table(record.read(asked.results)).relative_to(ROOT)}\n")
                 return 0
+        scope = Scope.CLUSTER if asked.env else Scope.COMPOSE
         drills = [spec.named(name) for name in asked.drills or spec.names()]
+        drills = drills if asked.drills else [drill for drill in drills if drill.scope is scope]
         verdicts = [one(drill, form, asked) for drill in drills for form in forms(drill, asked)]
-    except (DrillError, DockerError) as error:
+    except (ClusterError, DrillError, DockerError) as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return IMPOSSIBLE
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0 if all(verdicts) else 1
@@ -58,10 +69,27 @@ def forms(drill: Drill, asked: argparse.Namespace) -> list[record.Form]:
     return [form, record.Form(protected=False, short=drill.short is not None)] if asked.both else [form]
 
 
+def where(drill: Drill, form: record.Form, asked: argparse.Namespace) -> Place:
+    """The place of a drill.
+
+    Raises:
+        DrillError: the command line does not say where it is.
+    """
+    if drill.scope is Scope.COMPOSE:
+        return Stack(drill, protected=form.protected)
+    if not asked.env:
+        raise DrillError(f"{drill.name} is a drill of a cluster: say which, with --env")
+    # With what it imports, which drills of this machine do not need.
+    from tests.chaos.cluster import Namespace, Options
+
+    options = Options(asked.env, asked.url, asked.prometheus, asked.alertmanager, asked.faulty_image)
+    return Namespace(drill, options, protected=form.protected)
+
+
 def one(drill: Drill, form: record.Form, asked: argparse.Namespace) -> bool:
     """Run one drill, and tell what came of it; whether its hypothesis did what it should."""
     drill = drill.shortened() if form.short else drill
-    place = Stack(drill, protected=form.protected)
+    place = where(drill, form, asked)
     outcome = run_to_the_end(Runner(drill, place), even_in_production=asked.even_in_production)
     checks = judge(drill, outcome.seen, FACTS.slo)
     written = record.write(record.document(drill, outcome, checks, form), asked.results)

@@ -34,6 +34,7 @@ class Targets:
         prometheus: base URL.
         alertmanager: base URL.
         absent: jobs that Prometheus will miss because their services were left out.
+        pages_as: the severity of what would page in production.
     """
 
     service: str
@@ -41,6 +42,7 @@ class Targets:
     prometheus: str = ""
     alertmanager: str = ""
     absent: frozenset[str] = frozenset()
+    pages_as: str = "page"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from tests.chaos.observe import Observer, Targets
+from tests.chaos.place import Place
 from tests.chaos.spec import Drill, DrillError, Phase
-from tests.chaos.stack import Place
 from tests.chaos.traffic import Traffic
 from tests.chaos.verdict import Seen, Span
 
@@ -133,6 +133,7 @@ class Runner:
             tuple(observer.fired),
             watched=bool(targets.prometheus),
             replicas=tuple(self._replicas),
+            pages_as=targets.pages_as,
         )
         events = [*self._events, *(Event(one.seen, f"{one.name} fires ({one.severity})") for one in observer.fired)]
         return Outcome(seen, sorted(events, key=lambda event: event.at))

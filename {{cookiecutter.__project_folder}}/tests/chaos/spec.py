@@ -192,6 +192,9 @@ class Overrides(_Frozen):
 
     environment: Mapping[str, str] = {}
     mem_limit: str | None = None
+    # In a cluster: so many replicas, and no autoscaler that changes that; and nobody who takes back a bad version.
+    replicas: int | None = Field(None, ge=1)
+    unattended: bool = False
 
 
 class Protection(_Frozen):

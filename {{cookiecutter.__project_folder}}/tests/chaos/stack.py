@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from app.core.config import FACTS, Environment
 from tests.chaos.observe import Targets
@@ -37,31 +37,6 @@ PROXY = "toxiproxy"
 WATCHERS = ("prometheus", "alertmanager", "alert-inbox")
 FAULTS = "/tmp/faults.json"  # noqa: S108 - in a container, on a file system of its own
 PATIENCE_SECONDS = 180
-
-
-class Place(Protocol):
-    """Where a drill happens. Methods take as long as what they do takes; nothing else may run meanwhile."""
-
-    def refusal(self) -> str:
-        """Why no drill may happen here; nothing when one may."""
-
-    def leftovers(self) -> list[str]:
-        """What an earlier drill has left here."""
-
-    def start(self) -> Targets:
-        """Make the place ready, and say where to look."""
-
-    def inject(self) -> float | None:
-        """Begin the fault; a rate of requests, if that is the fault."""
-
-    def restore(self) -> None:
-        """End the fault. May be called again, and without there having been any."""
-
-    def replicas(self) -> int:
-        """How many replicas serve now."""
-
-    def clean(self) -> None:
-        """Leave nothing. May be called again, and without anything having been started."""
 
 
 Run = Callable[[Sequence[str], Mapping[str, str]], str]

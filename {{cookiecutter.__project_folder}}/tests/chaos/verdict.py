@@ -39,6 +39,7 @@ class Seen:
         fired: alerts.
         watched: whether there was a Prometheus to ask.
         replicas: how many replicas there were, and when.
+        pages_as: the severity of what would page in production.
     """
 
     phases: Mapping[Phase, Span]
@@ -47,6 +48,7 @@ class Seen:
     fired: Sequence[Fired] = ()
     watched: bool = True
     replicas: Sequence[tuple[float, int]] = ()
+    pages_as: str = "page"
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,9 @@ def _bound(bound: Bound, seen: Seen, slo: Slo) -> Check:
 def _alerts(drill: Drill, seen: Seen) -> Iterable[Check]:
     began = seen.phases[Phase.FAULT].start
     for alert in drill.alerts:
-        found = [one for one in seen.fired if (one.name, one.severity) == (alert.name, alert.severity)]
-        says = f"{alert.name} fires as a {alert.severity}, with its runbook"
+        severity = seen.pages_as if alert.severity == "page" else alert.severity
+        found = [one for one in seen.fired if (one.name, one.severity) == (alert.name, severity)]
+        says = f"{alert.name} fires as a {severity}, with its runbook"
         wanted = f"within {alert.within_seconds:g} s, {alert.runbook}"
         if not found:
             yield Check(says, "it did not fire", wanted, held=False)
