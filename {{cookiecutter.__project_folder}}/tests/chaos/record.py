@@ -150,7 +150,9 @@ def write(kept: Mapping[str, Any], folder: Path) -> Path:
     """Write all three; return the page."""
     folder.mkdir(parents=True, exist_ok=True)
     name = _file(kept)
-    (folder / f"{name}.json").write_text(f"{json.dumps(kept, indent=1)}\n", encoding="utf-8")
+    # A line for each fact: what differs between two runs can be seen.
+    facts = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items())
+    (folder / f"{name}.json").write_text(f"{{\n{facts}\n}}\n", encoding="utf-8")
     (folder / f"{name}.svg").write_text(picture(kept), encoding="utf-8")
     written = folder / f"{name}.md"
     written.write_text(page(kept), encoding="utf-8")

@@ -21,7 +21,8 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(_row(one, bare.get(one["drill"])) for one in sorted(rows, key=lambda one: (one["scenario"], one["drill"]))),
     ]
-    return "\n".join(lines) + "\n"
+    machines = sorted({one["machine"].partition(", load")[0] for one in rows})
+    return "\n".join([*lines, *([f"\nMeasured on {'; '.join(machines)}."] if machines else []), ""])
 
 
 def _row(one: Mapping[str, Any], bare: Mapping[str, Any] | None) -> str:
