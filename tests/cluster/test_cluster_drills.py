@@ -13,6 +13,7 @@ import deployed
 import drill_results
 import pytest
 from containers import docker
+from control_plane import ADDRESS
 from deployed import REPOSITORY, Images, Service
 from kube import Cluster
 from pki import CONTEXT
@@ -40,7 +41,7 @@ class Drilled(Service):
         make(self.project)
         python = CACHE / environment_name(self.project, default_python()) / "bin" / "python"
         address = self.cluster.object("service", self.name, self.namespace)["spec"]["clusterIP"]
-        where = (f"--url=http://{address}", f"--prometheus=http://{canary.ADDRESS}:{canary.PORT}")
+        where = (f"--url=http://{address}", f"--prometheus=http://{ADDRESS}:{canary.PORT}")
         command = (
             python,
             "-m",
@@ -53,7 +54,7 @@ class Drilled(Service):
             *flags,
         )
         known = {"KUBECONFIG": str(self.cluster.kubeconfig), "CONTEXT": CONTEXT, "PATH": self.path}
-        done = self.cluster.sandbox.run(*command, cwd=self.project, environment=known, timeout=1800)
+        done = self.cluster.sandbox.run(python, *command, cwd=self.project, environment=known, timeout=1800)
         return done.returncode, f"{done.stdout}{done.stderr}"
 
 
