@@ -138,10 +138,11 @@ def test_a_service_without_a_database_does_not_mention_one(bake: Bake) -> None:
     [
         {"license": "Proprietary"},
         {"license": "Proprietary", "database": "none", "observability_stack": "no", "production_image": "standard"},
-        {"license": "MIT", "database": "none"},
-        {"license": "MIT", "observability_stack": "no", "production_image": "standard"},
+        {"license": "MIT", "database": "none", "chaos_drills": "no"},
+        {"license": "MIT", "observability_stack": "no", "production_image": "standard", "chaos_drills": "no"},
         {"license": "Apache-2.0", "database": "none", "production_image": "standard"},
         {"license": "Apache-2.0", "observability_stack": "no"},
+        {"license": "Proprietary", "production_image": "distroless", "chaos_drills": "no"},
     ],
     ids=str,
 )
