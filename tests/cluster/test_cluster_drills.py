@@ -41,18 +41,8 @@ class Drilled(Service):
         make(self.project)
         python = CACHE / environment_name(self.project, default_python()) / "bin" / "python"
         address = self.cluster.object("service", self.name, self.namespace)["spec"]["clusterIP"]
-        where = (f"--url=http://{address}", f"--prometheus=http://{ADDRESS}:{canary.PORT}")
-        command = (
-            python,
-            "-m",
-            "tests.chaos",
-            "run",
-            name,
-            "--env=staging",
-            *where,
-            f"--faulty-image={FAULTY}",
-            *flags,
-        )
+        command = ["-m", "tests.chaos", "run", name, "--env=staging", f"--url=http://{address}", *flags]
+        command += [f"--prometheus=http://{ADDRESS}:{canary.PORT}", f"--faulty-image={FAULTY}"]
         known = {"KUBECONFIG": str(self.cluster.kubeconfig), "CONTEXT": CONTEXT, "PATH": self.path}
         done = self.cluster.sandbox.run(python, *command, cwd=self.project, environment=known, timeout=1800)
         return done.returncode, f"{done.stdout}{done.stderr}"
