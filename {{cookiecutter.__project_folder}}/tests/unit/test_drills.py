@@ -7,10 +7,11 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from app.core.config import Slo
@@ -239,6 +240,46 @@ def test_metrics_are_read_from_the_text_that_the_service_gives() -> None:
         'retries_total{name="storage",outcome="made"}': 3.0,
         "process_start_time_seconds{}": 1.5e9,
     }
+
+
+async def sent_by(answers: Callable[[httpx.Request], Awaitable[httpx.Response]], clock: list[float]) -> list[Sample]:
+    """What traffic takes down of answers like these, until the clock has no more times."""
+    traffic = Traffic("http://nowhere", 1000, lambda: clock.pop(0) if len(clock) > 1 else clock[0])
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answers), base_url="http://nowhere") as client:
+        task = asyncio.create_task(traffic._attempt(client, 0))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    return traffic.samples
+
+
+async def silence(_: httpx.Request) -> httpx.Response:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def refusal(_: httpx.Request) -> httpx.Response:
+    return httpx.Response(503, headers={"Retry-After": "1"})
+
+
+async def broken(_: httpx.Request) -> httpx.Response:
+    raise httpx.ReadError("the connection broke")
+
+
+@pytest.mark.parametrize(
+    ("answers", "clock", "expected"),
+    [
+        (refusal, [0.1, 0.3], [Sample(0, 0.3, 503, refused=True, late=0.1)]),
+        (broken, [0.1, 0.3], [Sample(0, 0.3, 0, late=0.1)]),
+        # When the drill ends, what has waited for long had no answer; what was just sent may yet have got one.
+        (silence, [0.1, 5.0], [Sample(0, 5.0, 0, late=0.1)]),
+        (silence, [0.1, 0.5], []),
+    ],
+)
+def test_traffic_takes_down_every_request_and_counts_from_when_it_was_due(
+    answers: Callable[[httpx.Request], Awaitable[httpx.Response]], clock: list[float], expected: list[Sample]
+) -> None:
+    assert asyncio.run(sent_by(answers, list(clock))) == expected
 
 
 def alert(name: str, **labels: str) -> dict[str, Any]:
