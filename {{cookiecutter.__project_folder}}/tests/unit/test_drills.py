@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +242,10 @@ def test_metrics_are_read_from_the_text_that_the_service_gives() -> None:
     }
 
 
-async def sent_by(answers: Callable[[httpx.Request], Awaitable[httpx.Response]], clock: list[float]) -> list[Sample]:
+Answers = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
+
+
+async def sent_by(answers: Answers, clock: list[float]) -> list[Sample]:
     """What traffic takes down of answers like these, until the clock has no more times."""
     traffic = Traffic("http://nowhere", 1000, lambda: clock.pop(0) if len(clock) > 1 else clock[0])
     async with httpx.AsyncClient(transport=httpx.MockTransport(answers), base_url="http://nowhere") as client:
@@ -277,7 +280,7 @@ async def broken(_: httpx.Request) -> httpx.Response:
     ],
 )
 def test_traffic_takes_down_every_request_and_counts_from_when_it_was_due(
-    answers: Callable[[httpx.Request], Awaitable[httpx.Response]], clock: list[float], expected: list[Sample]
+    answers: Answers, clock: list[float], expected: list[Sample]
 ) -> None:
     assert asyncio.run(sent_by(answers, list(clock))) == expected
 
