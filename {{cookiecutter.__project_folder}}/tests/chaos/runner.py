@@ -16,6 +16,10 @@ from tests.chaos.traffic import Traffic
 from tests.chaos.verdict import Seen, Span
 
 
+# The first requests open connections, here and to the storage: they are no measure of a service that runs.
+WARM_UP_SECONDS = 5.0
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that the drill did, or saw."""
@@ -107,6 +111,8 @@ class Runner:
         self._began = self._clock.now()
         observer = self._watch(targets, drill, self._elapsed)
         async with _in_background(observer.run()):
+            self._tell("warming up")
+            await self._pass(WARM_UP_SECONDS)
             marks = [self._elapsed()]
             self._tell(f"steady: {drill.requests_per_second:g} requests a second")
             await self._pass(drill.steady_seconds)

@@ -384,8 +384,9 @@ def test_a_drill_goes_through_its_phases_in_order_and_cleans_up(tmp_path: Path) 
     outcome = run_to_the_end(runner(drill(tmp_path), place))
 
     assert place.done == ["start", "inject", "restore", "clean"]
-    assert outcome.seen.phases == {Phase.STEADY: Span(0, 10), Phase.FAULT: Span(10, 30), Phase.AFTER: Span(30, 40)}
-    assert [event.text.partition(":")[0] for event in outcome.events] == ["steady", "fault begins", "fault ends"]
+    assert outcome.seen.phases == {Phase.STEADY: Span(5, 15), Phase.FAULT: Span(15, 35), Phase.AFTER: Span(35, 45)}
+    told = [event.text.partition(":")[0] for event in outcome.events]
+    assert told == ["warming up", "steady", "fault begins", "fault ends"]
 
 
 @pytest.mark.parametrize(
@@ -418,7 +419,7 @@ def test_it_cleans_up_when_observing_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("at", [1005.0, 1015.0, 1035.0], ids=["steady", "fault", "after"])
+@pytest.mark.parametrize("at", [1005.0, 1020.0, 1040.0], ids=["steady", "fault", "after"])
 def test_it_cleans_up_when_it_is_told_to_stop(tmp_path: Path, number: signal.Signals, at: float) -> None:
     class Interrupted(Time):
         async def sleep(self, seconds: float) -> None:
