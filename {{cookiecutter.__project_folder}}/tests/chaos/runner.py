@@ -15,7 +15,6 @@ from tests.chaos.spec import Drill, DrillError, Phase
 from tests.chaos.traffic import Traffic
 from tests.chaos.verdict import Seen, Span
 
-
 # The first requests open connections, here and to the storage: they are no measure of a service that runs.
 WARM_UP_SECONDS = 5.0
 
