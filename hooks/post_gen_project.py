@@ -114,7 +114,12 @@ PRUNE = (
     Rule(
         option="chaos_drills",
         kept_by=(True,),
-        paths=("docs/troubleshooting/GAME-DAY.md", "tests/chaos", "tests/unit/test_drills.py"),
+        paths=(
+            "docs/troubleshooting/GAME-DAY.md",
+            "tests/chaos",
+            "tests/unit/test_drills.py",
+            "tests/unit/test_faulty.py",
+        ),
     ),
     Rule(option="deployment", kept_by=("argocd",), paths=("ci-cd/argocd",)),
     Rule(option="license", kept_by=("Apache-2.0",), paths=("NOTICE",)),

@@ -36,7 +36,7 @@ class Faults:
         file: what to do now; without it, what `FAULTS` says.
     """
 
-    def __init__(self, app: ASGIApp, file: Path = FILE) -> None:
+    def __init__(self, app: ASGIApp, file: Path) -> None:
         self._app = app
         self._file = file
         self._faults: dict[str, Any] = json.loads(os.environ.get("FAULTS", "{}"))
@@ -93,7 +93,7 @@ def used_share(folder: Path = CGROUP) -> float:
 def create_faulty_app(settings: Settings | None = None) -> Telemetry:
     """The application with the layer inside of telemetry, shedding and deadlines: they see it as its own doing."""
     telemetry = create_app(settings)
-    telemetry.fastapi.add_middleware(Faults)
+    telemetry.fastapi.add_middleware(Faults, file=FILE)
     return telemetry
 
 
