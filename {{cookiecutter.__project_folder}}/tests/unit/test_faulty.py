@@ -12,7 +12,7 @@ from tests.support import client_of
 
 
 @pytest.fixture
-def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     """Return what tells the service to misbehave from now on."""
     file = tmp_path / "faults.json"
     monkeypatch.setattr(faulty, "FILE", file)
@@ -21,7 +21,7 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 
 async def test_it_fails_when_it_is_told_to_and_its_own_metrics_count_it(
-    settings: Settings, tell: Callable[..., None]
+    settings: Settings, tell: Callable[..., object]
 ) -> None:
     app = faulty.create_faulty_app(settings)
     async with client_of(app) as client:
@@ -40,7 +40,7 @@ async def test_it_fails_when_it_is_told_to_and_its_own_metrics_count_it(
 
 
 async def test_a_version_can_be_bad_from_its_start(
-    settings: Settings, tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tell: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAULTS", '{"error_share": 1}')
     async with client_of(faulty.create_faulty_app(settings)) as client:
@@ -48,7 +48,7 @@ async def test_a_version_can_be_bad_from_its_start(
 
 
 async def test_it_leaks_up_to_a_share_and_then_with_each_request(
-    settings: Settings, tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tell: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = iter((0.5, 0.7, 0.95))
     leaked: list[int] = []

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.config import Settings, load_settings
 from app.core.lifecycle import serve
@@ -53,9 +53,8 @@ class Faults:
         busy_until = time.thread_time() + float(self._faults.get("busy_seconds", 0))
         while time.thread_time() < busy_until:
             pass
-        if random.random() < self._faults.get("error_share", 0):  # noqa: S311 - nobody gains by guessing it
-            raise FaultError("as it was told")
-        await self._app(scope, receive, send)
+        fails = random.random() < self._faults.get("error_share", 0)  # noqa: S311 - nobody gains by guessing it
+        await self._app(scope, receive, _fail if fails else send)
 
     def _read(self) -> None:
         try:
@@ -74,6 +73,11 @@ class Faults:
         # Random: pages that nobody has written to cost nothing.
         if count:
             self._leaked.append(random.randbytes(count))  # noqa: S311
+
+
+async def _fail(_: Message) -> None:
+    """Fail where an answer would begin: by then it is known which route it is of, as with a mistake in that."""
+    raise FaultError("as it was told")
 
 
 def used_share(folder: Path = CGROUP) -> float:
