@@ -117,6 +117,7 @@ PRUNE = (
         paths=(
             "docs/troubleshooting/GAME-DAY.md",
             "tests/chaos",
+            "tests/integration/test_drill_client.py",
             "tests/unit/test_drills.py",
             "tests/unit/test_faulty.py",
         ),

@@ -9,9 +9,10 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 from uuid import uuid4
 
-import httpx
+from tests.chaos.client import Answer, Client, NoAnswerError
 
 ITEMS = "/api/v1/items"
 TIMEOUT_SECONDS = 20.0
@@ -21,6 +22,9 @@ KEPT = 100
 # How often each is sent, for a hundred requests.
 KINDS = {"read": 60, "list": 20, "create": 14, "delete": 6}
 
+BODY = b'{"name": "Item of a drill", "price": "9.99"}'
+
+CREATED = 201
 SERVER_ERROR = 500
 UNAVAILABLE = 503
 
@@ -61,28 +65,29 @@ class Traffic:
     def __init__(self, base_url: str, requests_per_second: float, clock: Callable[[], float]) -> None:
         self.samples: list[Sample] = []
         self.requests_per_second = requests_per_second
-        self._base_url = base_url
+        self._client = Client(base_url)
         self._clock = clock
         self._known: deque[str] = deque()
 
     async def run(self) -> None:
         """Send them. When the generator itself is late, it catches up: what was due is sent and counted as late."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
-        async with (
-            httpx.AsyncClient(base_url=self._base_url, timeout=TIMEOUT_SECONDS, limits=limits) as client,
-            asyncio.TaskGroup() as requests,
-        ):
-            due = self._clock()
-            while True:
-                requests.create_task(self._attempt(client, due))
-                due += random.expovariate(self.requests_per_second)
-                await asyncio.sleep(max(0.0, due - self._clock()))
+        try:
+            async with asyncio.TaskGroup() as requests:
+                due = self._clock()
+                while True:
+                    requests.create_task(self.attempt(due))
+                    due += random.expovariate(self.requests_per_second)
+                    await asyncio.sleep(max(0.0, due - self._clock()))
+        finally:
+            self._client.close()
 
-    async def _attempt(self, client: httpx.AsyncClient, due: float) -> None:
+    async def attempt(self, due: float) -> None:
+        """Send one request, and take down what became of it."""
         status, refused, late = 0, False, self._clock() - due
         try:
-            answer = await self._send(client)
-        except httpx.HTTPError:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                answer = await self._send()
+        except (NoAnswerError, TimeoutError):
             pass
         except asyncio.CancelledError:
             # The drill ends. What has waited for long got no answer; of the rest nobody knows.
@@ -90,12 +95,12 @@ class Traffic:
                 self.samples.append(Sample(due, self._clock() - due, 0, late=late))
             raise
         else:
-            status = answer.status_code
+            status = answer.status
             refused = status == UNAVAILABLE and "retry-after" in answer.headers
         self.samples.append(Sample(due, self._clock() - due, status, refused, late))
 
-    async def _send(self, client: httpx.AsyncClient) -> httpx.Response:
-        (kind,) = random.choices(*zip(*KINDS.items(), strict=True))  # noqa: S311
+    async def _send(self) -> Answer:
+        (kind,) = random.choices(*zip(*KINDS.items(), strict=True))  # noqa: S311 - nobody gains by guessing it
         headers = {"X-Correlation-ID": f"drill-{uuid4()}"}
         if len(self._known) > KEPT:
             kind = "delete"
@@ -103,12 +108,12 @@ class Traffic:
             kind = "create"
         match kind:
             case "read":
-                return await client.get(random.choice(self._known), headers=headers)  # noqa: S311
+                return await self._client.send("GET", random.choice(self._known), headers)  # noqa: S311
             case "delete":
-                return await client.delete(self._known.popleft(), headers=headers)
+                return await self._client.send("DELETE", self._known.popleft(), headers)
             case "list":
-                return await client.get(ITEMS, headers=headers, params={"limit": 20})
-        answer = await client.post(ITEMS, headers=headers, json={"name": "Item of a drill", "price": "9.99"})
-        if answer.is_success:
-            self._known.append(answer.headers["location"])
+                return await self._client.send("GET", f"{ITEMS}?limit=20", headers)
+        answer = await self._client.send("POST", ITEMS, {**headers, "Content-Type": "application/json"}, BODY)
+        if answer.status == CREATED:
+            self._known.append(urlsplit(answer.headers["location"]).path)
         return answer

@@ -11,12 +11,13 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from app.core.config import Slo
 from tests.chaos import record, report, spec
 from tests.chaos.__main__ import main
+from tests.chaos.client import Answer, NoAnswerError
+from tests.chaos.client import parsed as parsed_head
 from tests.chaos.observe import Fired, Look, Observer, Targets, parsed
 from tests.chaos.runner import Clock, Outcome, Runner, run_to_the_end
 from tests.chaos.spec import Drill, DrillError, Phase
@@ -242,31 +243,32 @@ def test_metrics_are_read_from_the_text_that_the_service_gives() -> None:
     }
 
 
-Answers = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
+Answers = Callable[..., Coroutine[None, None, Answer]]
 
 
 async def sent_by(answers: Answers, clock: list[float]) -> list[Sample]:
     """What traffic takes down of answers like these, until the clock has no more times."""
     traffic = Traffic("http://nowhere", 1000, lambda: clock.pop(0) if len(clock) > 1 else clock[0])
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answers), base_url="http://nowhere") as client:
-        task = asyncio.create_task(traffic._attempt(client, 0))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    traffic._client.send = answers  # type: ignore[method-assign]
+    task = asyncio.create_task(traffic.attempt(0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     return traffic.samples
 
 
-async def silence(_: httpx.Request) -> httpx.Response:
+async def silence(*_: object) -> Answer:
     await asyncio.Event().wait()
     raise AssertionError
 
 
-async def refusal(_: httpx.Request) -> httpx.Response:
-    return httpx.Response(503, headers={"Retry-After": "1"})
+async def refusal(*_: object) -> Answer:
+    return Answer(503, {"retry-after": "1"})
 
 
-async def broken(_: httpx.Request) -> httpx.Response:
-    raise httpx.ReadError("the connection broke")
+async def broken(*_: object) -> Answer:
+    raise NoAnswerError("the connection broke")
 
 
 @pytest.mark.parametrize(
@@ -283,6 +285,18 @@ def test_traffic_takes_down_every_request_and_counts_from_when_it_was_due(
     answers: Answers, clock: list[float], expected: list[Sample]
 ) -> None:
     assert asyncio.run(sent_by(answers, list(clock))) == expected
+
+
+def test_the_head_of_an_answer_is_read() -> None:
+    answer = parsed_head(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\ncontent-length: 5\r\n\r\n")
+
+    assert answer == Answer(503, {"retry-after": "1", "content-length": "5"})
+
+
+@pytest.mark.parametrize("head", [b"\r\n\r\n", b"HTTP/1.1 none\r\n\r\n", b"garbage\r\n\r\n"])
+def test_what_is_no_answer_is_told_as_such(head: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - int() has words of its own
+        parsed_head(head)
 
 
 def alert(name: str, **labels: str) -> dict[str, Any]:
