@@ -78,6 +78,7 @@ class Fired:
         runbook: where it leads people.
         notified: when Alertmanager was seen to have it, if it was.
         ended: when it was seen to fire no longer, if it was.
+        window: the longer of its windows, which tells apart alerts of one name that look back differently far.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Fired:
     runbook: str
     notified: float | None = None
     ended: float | None = None
+    window: str = ""
 
 
 class Observer:
@@ -139,17 +141,17 @@ class Observer:
 
     def note(self, at: float, alerts: Iterable[Mapping[str, Any]], told: set[str]) -> None:
         """Take down which alerts fire now, and which Alertmanager has been told of."""
-        now: dict[tuple[str, str], Mapping[str, Any]] = {}
+        now: dict[tuple[str, str, str], Mapping[str, Any]] = {}
         for one in alerts:
             labels = one["labels"]
             left_out = labels["alertname"] == "StackTargetDown" and labels.get("job") in self._targets.absent
             if labels["alertname"] not in QUIET and not left_out:
-                now[labels["alertname"], labels.get("severity", "")] = one
-        open_ones = {(one.name, one.severity): one for one in self.fired if one.ended is None}
+                now[labels["alertname"], labels.get("severity", ""), labels.get("long_window", "")] = one
+        open_ones = {(one.name, one.severity, one.window): one for one in self.fired if one.ended is None}
         for key, one in now.items():
             if key not in open_ones:
                 runbook = str(one.get("annotations", {}).get("runbook_url", ""))
-                open_ones[key] = Fired(*key, seen=at, runbook=runbook)
+                open_ones[key] = Fired(*key[:2], seen=at, runbook=runbook, window=key[2])
                 self.fired.append(open_ones[key])
         for key, fired in open_ones.items():
             if key not in now:

@@ -94,7 +94,7 @@ def _rows(
     ]
     bars += [
         (
-            f"{one['name']} ({one['severity']})",
+            f"{one['name']} ({one['severity']}{', ' if one['window'] else ''}{one['window']})",
             [(float(one["seen"]), end if one["ended"] is None else float(one["ended"]))],
             FAILED if one["severity"] == "page" else REFUSED,
         )

@@ -28,7 +28,10 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
 def _row(one: Mapping[str, Any], bare: Mapping[str, Any] | None) -> str:
     alerts = sorted(one["alerts"], key=lambda alert: float(alert["seen"]))
     began = one["phases"]["fault"][0]
-    detected = ", ".join(f"{alert['name']} after {alert['seen'] - began:.0f} s" for alert in alerts) or "no alert"
+    # Of several that bear one name, the first is the one that tells.
+    first = {alert["name"]: alert["seen"] - began for alert in reversed(alerts)}
+    named = sorted(first.items(), key=lambda each: each[1])
+    detected = ", ".join(f"{name} after {seconds:.0f} s" for name, seconds in named) or "no alert"
     impact = f"{one['failed']} of {one['requests']} requests failed: {one['impact']}"
     recovered = one["recovered_after_seconds"]
     verdict = f"{'held' if one['held'] else 'failed'}, {one['date'][:10]}"

@@ -177,6 +177,8 @@ class Alert(_Frozen):
     severity: Literal["page", "ticket"]
     within_seconds: float = Field(gt=0)
     runbook: str
+    # Of several that bear the name, the one that looks back so far.
+    window: str = ""
     # How soon it has to end after the fault; that is not waited for unless it is asked for.
     resolves_within_seconds: float | None = None
 

@@ -133,7 +133,11 @@ def _alerts(drill: Drill, seen: Seen) -> Iterable[Check]:
     began = seen.phases[Phase.FAULT].start
     for alert in drill.alerts:
         severity = seen.pages_as if alert.severity == "page" else alert.severity
-        found = [one for one in seen.fired if (one.name, one.severity) == (alert.name, severity)]
+        found = [
+            one
+            for one in seen.fired
+            if (one.name, one.severity) == (alert.name, severity) and alert.window in {"", one.window}
+        ]
         says = f"{alert.name} fires as a {severity}, with its runbook"
         wanted = f"within {alert.within_seconds:g} s, {alert.runbook}"
         if not found:

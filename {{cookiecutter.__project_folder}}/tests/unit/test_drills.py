@@ -153,10 +153,12 @@ def test_it_does_not_hold_when_one_thing_is_otherwise(tmp_path: Path, failed: st
 
 @pytest.mark.parametrize(("ended", "good"), [(None, False), (45.0, False), (35.0, True)])
 def test_an_alert_that_has_to_end_is_waited_for(tmp_path: Path, ended: float | None, good: bool) -> None:
-    text = MINIMAL.replace("within_seconds = 15", "within_seconds = 15, resolves_within_seconds = 10")
-    fired = Fired("Gone", "page", seen=20, runbook=GONE.runbook, ended=ended)
+    text = MINIMAL.replace("within_seconds = 15", 'within_seconds = 15, window = "1h", resolves_within_seconds = 10')
+    fired = Fired("Gone", "page", seen=20, runbook=GONE.runbook, ended=ended, window="1h")
+    # It looks back so far that nobody waits for its end.
+    other = Fired("Gone", "page", seen=21, runbook=GONE.runbook, window="6h")
 
-    checks = judge(drill(tmp_path, text), Seen(PHASES, every_tenth(lambda _: 200), [], [fired]), SLO)
+    checks = judge(drill(tmp_path, text), Seen(PHASES, every_tenth(lambda _: 200), [], [fired, other]), SLO)
 
     assert [check.held for check in checks if check.says.startswith("Gone ends")] == [good]
 
