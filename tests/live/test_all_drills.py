@@ -5,6 +5,7 @@ By hand, on an idle machine: an hour. What they saw is committed.
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +14,7 @@ import drill_results
 import pytest
 from conftest import FOLDER, ROOT
 from stack import Stack
+from standins import run
 from test_service import CACHE, default_python, environment_name
 
 pytestmark = pytest.mark.drills
@@ -22,13 +24,14 @@ DRILLS = [file.stem for file in FILES if 'scope = "cluster"' not in file.read_te
 
 
 @pytest.fixture(scope="module")
-def stack(cookies_session: Any) -> Stack:
+def stack(cookies_session: Any) -> Iterator[Stack]:
     """A service whose images are there; nothing is started."""
     slug = f"drilled-{uuid4().hex[:8]}"
     project = Path(cookies_session.bake(extra_context={"project_slug": slug}, template=str(ROOT)).project_path)
     stack = Stack(project, slug)
     stack.prepare()
-    return stack
+    yield stack
+    run("docker", "image", "rm", "--force", f"{slug}:production", f"{slug}:drill")
 
 
 @pytest.mark.parametrize("name", DRILLS)

@@ -23,7 +23,7 @@ DRILL = "database-down"
 
 
 @pytest.fixture(scope="module")
-def stack(cookies_session: Any) -> Stack:
+def stack(cookies_session: Any) -> Iterator[Stack]:
     """A service whose images are there; nothing is started. Its name is its own, and so are its drills'."""
     slug = f"drilled-{uuid4().hex[:8]}"
     project = Path(cookies_session.bake(extra_context={"project_slug": slug}, template=str(ROOT)).project_path)
@@ -31,7 +31,8 @@ def stack(cookies_session: Any) -> Stack:
     stack.prepare()
     # With its environment, which the drills below would have to make first.
     stack.make("help")
-    return stack
+    yield stack
+    run("docker", "image", "rm", "--force", f"{slug}:production")
 
 
 def leftovers(stack: Stack) -> list[str]:
