@@ -24,7 +24,9 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answers", [{}, {"database": "none", "observability_stack": "no"}, {"load_tests": "no"}], ids=str
+    "answers",
+    [{}, {"database": "none", "observability_stack": "no"}, {"load_tests": "no"}, {"chaos_drills": "no"}],
+    ids=str,
 )
 def test_links_of_a_generated_service_lead_to_files_that_exist(answers: dict[str, str], bake: Bake) -> None:
     for document in bake(**answers).rglob("*.md"):
