@@ -215,7 +215,8 @@ class Breaker:
         finally:
             if probes:
                 self._probing = False
-        if probes:
+        # A call that began before the circuit opened closes it as well when it succeeds.
+        if self._told != STATE_CLOSED:
             self._tell()
         return result
 

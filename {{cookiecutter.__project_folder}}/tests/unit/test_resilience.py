@@ -366,6 +366,22 @@ async def test_a_probe_that_fails_opens_the_breaker_for_another_period(
     assert dependency.calls == 4
 
 
+async def test_a_call_from_before_the_breaker_opened_closes_it_by_its_success_and_that_is_told(
+    settings: Settings, metrics: Metrics
+) -> None:
+    circuit, thawed = breaker(settings, metrics), asyncio.Event()
+    begun = asyncio.create_task(circuit.call(thawed.wait))
+    await asyncio.sleep(0)
+
+    with capture_logs() as logs:
+        await fail(circuit, Dependency(), times=3)
+        thawed.set()
+        await begun
+
+    assert [(line["before"], line["after"]) for line in logs] == [("closed", "open"), ("open", "closed")]
+    assert metrics.registry.get_sample_value("circuit_breaker_state", {"name": "shop"}) == 0
+
+
 async def test_a_success_and_an_error_of_another_kind_show_that_the_dependency_serves(
     settings: Settings, metrics: Metrics, clock: Callable[[float], None]
 ) -> None:
