@@ -27,6 +27,10 @@ sys.path += [str(ROOT / "tests" / folder) for folder in ("live", "manifests", "c
 # A cluster takes what Windows does not have; what is tested there (tests/portable.txt) does without.
 pytest_plugins = ["shared"] if find_spec("fcntl") else []
 
+# A make that runs these tests would hand its flags to those that they run, which then say more than they say to users.
+for variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(variable, None)
+
 
 def pytest_report_header() -> str:
     """Say what the service is tested on, and what is missing here."""
