@@ -34,7 +34,7 @@ PYTEST = $(TESTER) -m pytest $(if $(SHARD),--shard=$(SHARD))
 
 .PHONY: test
 test: $(READY) lint types ## Run the tests that need Python packages only
-	$(PYTEST) -n auto --dist loadgroup -m 'not ci and not live and not cluster and not long and not jenkins'
+	$(PYTEST) -n auto --dist loadgroup -m 'not ci and not live and not cluster and not long and not jenkins and not drills'
 
 .PHONY: test-ci
 test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files, manifests, roll-outs in a cluster
@@ -70,6 +70,10 @@ test-all: $(READY) ## Say what is missing for the longer tests, then run all tes
 	@$(TESTER) tests/needs.py
 	@$(MAKE) test test-live test-cluster
 	$(PYTEST) -m '(ci or long) and not cluster'
+
+.PHONY: drills
+drills: $(READY) ## Run all drills, by hand and on an idle machine (two hours), and write what they saw into docs/drills
+	$(BIN)/python -m pytest -m drills tests/cluster/test_cluster_drills.py tests/live/test_all_drills.py
 
 .PHONY: lint
 lint: $(READY) ## Check style and formatting of Python, YAML and shell

@@ -117,6 +117,10 @@ COMPONENTS: Mapping[str, Component] = {
         module="github.com/sigstore/cosign/v3",
         stamps={"sigs.k8s.io/release-utils/version.gitVersion": "v{0}"},
     ),
+    "toxiproxy": Component(
+        module="github.com/Shopify/toxiproxy/v2",
+        stamps={"github.com/Shopify/toxiproxy/v2.Version": "{0}"},
+    ),
 }
 
 

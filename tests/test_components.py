@@ -28,6 +28,7 @@ ANSWERS = {
     ("otel-collector", "otelcol"): ("--version", "otelcol version {}\n"),
     ("prometheus", "prometheus"): ("--version", "prometheus, version {} "),
     ("prometheus", "promtool"): ("--version", "promtool, version {} "),
+    ("toxiproxy", "server"): ("-version", "toxiproxy-server version {}\n"),
 }
 
 # Those that share a module with Kubernetes, and their own modules. The server of metrics says what Kubernetes says.

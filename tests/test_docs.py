@@ -23,7 +23,11 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("answers", [{}, {"database": "none", "observability_stack": "no"}], ids=str)
+@pytest.mark.parametrize(
+    "answers",
+    [{}, {"database": "none", "observability_stack": "no"}, {"load_tests": "no"}, {"chaos_drills": "no"}],
+    ids=str,
+)
 def test_links_of_a_generated_service_lead_to_files_that_exist(answers: dict[str, str], bake: Bake) -> None:
     for document in bake(**answers).rglob("*.md"):
         links = LINK.findall(document.read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from conftest import Bake
 ANSWERS: list[dict[str, str]] = [
     {},
     {"deployment": "kubectl"},
+    {"deployment": "kubectl", "load_tests": "no"},
     {"ci_system": "both", "exposure": "cluster-internal", "production_image": "standard", "database": "none"},
 ]
 

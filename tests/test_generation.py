@@ -131,9 +131,11 @@ def test_python_holds_no_jinja() -> None:
     assert [path for path in jinja if "cookiecutter" in path.read_text(encoding="utf-8")] == []
 
 
-def test_a_service_without_a_database_does_not_mention_one(bake: Bake) -> None:
-    word = re.compile(r"sql|postgres|alembic|asyncpg|greenlet|database|migrat|pg_", re.IGNORECASE)
-    project = bake(database="none")
+# Locust brings the greenlets that a database would bring.
+@pytest.mark.parametrize(("load_tests", "also"), [(True, ""), (False, "|greenlet")])
+def test_a_service_without_a_database_does_not_mention_one(load_tests: bool, also: str, bake: Bake) -> None:
+    word = re.compile(rf"sql|postgres|alembic|asyncpg|database|migrat|pg_{also}", re.IGNORECASE)
+    project = bake(database="none", load_tests=load_tests)
 
     assert [path for path in contents(project) if word.search(path)] == []
     mentions = [
@@ -143,6 +145,18 @@ def test_a_service_without_a_database_does_not_mention_one(bake: Bake) -> None:
         if word.search(line) and path.name != LINK
     ]
     assert mentions == []
+
+
+def test_a_service_without_load_tests_does_not_mention_locust(bake: Bake) -> None:
+    word = re.compile(r"locust|gevent|tests/load|load_tests|load\.html|make load", re.IGNORECASE)
+    project = bake(load_tests=False, ci_system="both", deployment="kubectl")
+
+    assert [path for path in contents(project) if word.search(path)] == []
+    assert [
+        f"{path.relative_to(project)}: {found[0]}"
+        for path in files(project)
+        if path.name != LINK and (found := word.search(text_of(path) or ""))
+    ] == []
 
 
 @pytest.mark.parametrize("answers", ACCEPTED.values(), ids=ACCEPTED)

@@ -24,7 +24,7 @@ PODS = Path("ci-cd/jenkins/pods")
 
 ANSWERS = [
     {"ci_system": "jenkins"},
-    {"ci_system": "jenkins", "deployment": "kubectl", "database": "none"},
+    {"ci_system": "jenkins", "deployment": "kubectl", "database": "none", "load_tests": "no"},
     {"ci_system": "both", "exposure": "cluster-internal", "production_image": "standard"},
 ]
 
@@ -108,17 +108,18 @@ def events_reach_what_they_are_to_reach(subject: Subject) -> Iterator[str]:
     argocd = "publish" in listed
     way = {"release", "smoke", "rollback", "publish" if argocd else "deploy"}
     to_prod = {"release", "publish"} if argocd else way
+    merged = before_push | to_registry | way | ({"load"} & set(listed))
     for name, (event, targets) in {
         "a pull request": (Event("PR-1", changed=("app/main.py",)), before_push),
         "a branch": (Event("feature"), before_push),
-        "a merge": (Event("main", changed=("app/main.py",)), before_push | to_registry | way),
-        "a merge beside a release": (Event("main", changed=(RELEASE, "README.md")), before_push | to_registry | way),
+        "a merge": (Event("main", changed=("app/main.py",)), merged),
+        "a merge beside a release": (Event("main", changed=(RELEASE, "README.md")), merged),
         "a release": (Event("main", changed=(RELEASE,)), set()),
         "a release of prod": (
             Event("main", changed=("k8s/overlays/prod/release/kustomization.yaml",)),
             {"smoke", "rollback"} if argocd else set(),
         ),
-        "a build by hand": (Event("main"), before_push | to_registry | way),
+        "a build by hand": (Event("main"), merged),
         "a Monday": (Event("main", timer=True), before_push | {"template-update", "template-propose"}),
         "a tag": (Event(tag=True), {"check-tag", "login", "digest", "verify"} | to_prod),
         "a pull request where there is SonarQube": (Event("PR-1", sonar=True), before_push | {"sonar"}),

@@ -10,7 +10,7 @@ from conftest import FOLDER, ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-from lock import GATES_LOCK, LOCKS, POLICIES_LOCK, SERVICE_LOCKS, compile_locks
+from lock import DATABASES, DEVELOPMENT_LOCKS, GATES_LOCK, LOCKS, POLICIES_LOCK, compile_locks
 
 PINS = re.compile(r"^([a-z0-9._-]+)(?:\[[a-z0-9,_ -]+\])?==([^ \n]+)", re.MULTILINE)
 
@@ -39,17 +39,25 @@ def test_the_shared_versions_are_those_of_some_lock() -> None:
     assert {name: version for lock in LOCKS[1:] for name, version in pins(lock).items()} == pins("constraints.txt")
 
 
-@pytest.mark.parametrize("name", [development for _, development in SERVICE_LOCKS.values()])
+@pytest.mark.parametrize("name", DEVELOPMENT_LOCKS.values())
 def test_a_lock_names_the_extras_that_others_ask_for(name: str) -> None:
     # pip before 24 would install the newest version of such a package, and then miss its hash.
     assert "\ncoverage[toml]==" in (ROOT / name).read_text(encoding="utf-8")
 
 
 def test_a_service_without_a_database_locks_none() -> None:
-    with_one, without = (set(pins(SERVICE_LOCKS[profile][1])) for profile in ("postgresql", "none"))
+    with_one, without = (set(pins(DEVELOPMENT_LOCKS[database, False])) for database in ("postgresql", "none"))
 
     assert with_one - without == {"aiosqlite", "alembic", "asyncpg", "greenlet", "mako", "sqlalchemy"}
     assert without <= with_one
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_service_without_load_tests_locks_nothing_for_them(database: str) -> None:
+    with_them, without = (set(pins(DEVELOPMENT_LOCKS[database, load_tests])) for load_tests in (True, False))
+
+    assert {"locust", "gevent", "geventhttpclient"} <= with_them - without
+    assert without <= with_them
 
 
 @pytest.mark.parametrize("name", [*LOCKS, POLICIES_LOCK, GATES_LOCK])

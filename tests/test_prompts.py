@@ -35,6 +35,8 @@ PINNED = [
     ("slo_availability", "99.9"),
     ("slo_latency_ms", "300"),
     ("observability_stack", True),
+    ("load_tests", True),
+    ("chaos_drills", True),
     ("license", ["Proprietary", "MIT", "Apache-2.0"]),
 ]
 
@@ -334,6 +336,7 @@ def test_a_person_sees_the_labels_and_can_accept_or_change_each_answer(run: Run,
         "database": "2",
         "slo_latency_ms": "250",
         "observability_stack": "n",
+        "chaos_drills": "n",
         "license": "3",
     }
 
@@ -349,6 +352,7 @@ def test_a_person_sees_the_labels_and_can_accept_or_change_each_answer(run: Run,
     assert facts["slo"]["latency_threshold_ms"] == 250
     assert (tmp_path / "shop-api" / "NOTICE").is_file()
     assert not (tmp_path / "shop-api" / "observability" / "loki").exists()
+    assert not (tmp_path / "shop-api" / "tests" / "chaos").exists()
     assert not (tmp_path / "shop-api" / "migrations").exists()
 
 

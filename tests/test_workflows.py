@@ -15,11 +15,11 @@ from conftest import ROOT
 
 # What decides about workflows.
 VARIANTS = [
-    {"deployment": deployment, "exposure": exposure, "image_repository": image, "ci_system": system}
-    for deployment, exposure, (image, system) in product(
+    {"deployment": deployment, "exposure": exposure, "image_repository": image, "ci_system": system, "load_tests": load}
+    for deployment, exposure, (image, system, load) in product(
         ("argocd", "kubectl"),
         ("gateway-api", "cluster-internal"),
-        (("ghcr.io/example-org/api", "github-actions"), ("registry.example.com/api", "both")),
+        (("ghcr.io/example-org/api", "github-actions", "yes"), ("registry.example.com/api", "both", "no")),
     )
 ]
 
@@ -153,7 +153,14 @@ def test_a_release_is_verified_before_it_is_written_and_taken_back_when_it_does_
     order = [command for command in run if command != "make access"]
     bring = "make publish" if "make publish" in run else "make deploy"
 
-    assert order == ["make digest", "make verify", "make release", bring, "make smoke", "make rollback"]
+    load = ["make load"] if (service / "tests" / "load").exists() else []
+    assert order == ["make digest", "make verify", "make release", bring, "make smoke", *load, "make rollback"]
+
+
+def test_load_is_for_staging_only(service: Path) -> None:
+    found = [step for _, step in steps(service) if step.get("run") == "make load"]
+
+    assert [step["if"] for step in found] == ["inputs.environment == 'staging'"] * (service / "tests" / "load").exists()
 
 
 def test_an_image_is_built_once_and_only_the_one_that_passed_every_gate_is_pushed(service: Path) -> None:

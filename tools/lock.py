@@ -17,18 +17,25 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE = "{{cookiecutter.__project_folder}}"
 
-# The answers to `database` decide about a service's dependencies, and nothing else does.
-PROFILES = ("postgresql", "none")
+# The answer to `database` decides about what a service runs on; that to `load_tests` as well about what tests it.
+DATABASES = ("postgresql", "none")
+PROFILES = tuple((database, load_tests) for database in DATABASES for load_tests in (True, False))
 
 
-def service_lock(name: str, profile: str) -> str:
+def service_lock(name: str, condition: str) -> str:
     """The path of a service's lock file in the template."""
-    return f"{SERVICE}/{{% if cookiecutter.database == '{profile}' %}}{name}{{% endif %}}"
+    return f"{SERVICE}/{{% if {condition} %}}{name}{{% endif %}}"
 
 
-SERVICE_LOCKS = {
-    profile: (service_lock("requirements-prod.txt", profile), service_lock("requirements.txt", profile))
-    for profile in PROFILES
+PRODUCTION_LOCKS = {
+    database: service_lock("requirements-prod.txt", f"cookiecutter.database == '{database}'") for database in DATABASES
+}
+DEVELOPMENT_LOCKS = {
+    (database, load_tests): service_lock(
+        "requirements.txt",
+        f"cookiecutter.database == '{database}' and {'' if load_tests else 'not '}cookiecutter.load_tests",
+    )
+    for database, load_tests in PROFILES
 }
 BENCHMARKS_LOCK = "benchmarks/requirements.txt"
 # What judges manifests wants old versions of much: it shares no environment with anything, and so no versions.
@@ -41,7 +48,8 @@ LOCKS = (
     "constraints.txt",
     "requirements.txt",
     BENCHMARKS_LOCK,
-    *(name for names in SERVICE_LOCKS.values() for name in names),
+    *PRODUCTION_LOCKS.values(),
+    *DEVELOPMENT_LOCKS.values(),
 )
 
 # One lock for every supported Python and platform; annotations would name the generated project.
@@ -68,23 +76,25 @@ def compile_locks(target: Path, *, upgrade: bool = False) -> None:
     )
     _compile(target / POLICIES_LOCK, *locked, *policies, *newer)
     with tempfile.TemporaryDirectory() as folder:
-        services = {profile: _generate(Path(folder, profile), profile) for profile in PROFILES}
+        services = {profile: _generate(Path(folder, *map(str, profile)), *profile) for profile in PROFILES}
+        default = services["postgresql", True]
         everything = [word for service in services.values() for word in ("--group", f"{service}:dev", str(service))]
-        _compile(target / GATES_LOCK, *locked, "--group", f"{services['postgresql']}:ci", *newer)
+        _compile(target / GATES_LOCK, *locked, "--group", f"{default}:ci", *newer)
         _compile(constraints, "--no-header", *own, *compared, *everything, *newer)
         shared = (*locked, "--constraints", str(constraints))
         _compile(target / "requirements.txt", *shared, *own)
-        _compile(target / BENCHMARKS_LOCK, *shared, *compared, str(services["postgresql"]))
-        for profile, service in services.items():
-            production, development = SERVICE_LOCKS[profile]
-            _compile(target / production, *shared, str(service))
-            _compile(target / development, *shared, "--group", f"{service}:dev", str(service))
+        _compile(target / BENCHMARKS_LOCK, *shared, *compared, str(default))
+        for database, lock in PRODUCTION_LOCKS.items():
+            _compile(target / lock, *shared, str(services[database, True]))
+        for profile, lock in DEVELOPMENT_LOCKS.items():
+            _compile(target / lock, *shared, "--group", f"{services[profile]}:dev", str(services[profile]))
 
 
-def _generate(folder: Path, profile: str) -> Path:
+def _generate(folder: Path, database: str, load_tests: bool) -> Path:  # noqa: FBT001 - an answer, as prompts have it
     """The `pyproject.toml` of a service with these answers."""
     command = ["cookiecutter", str(ROOT), "--no-input", "--default-config", "--output-dir", str(folder)]
-    subprocess.run([sys.executable, "-m", *command, f"database={profile}"], check=True, stdout=subprocess.DEVNULL)
+    answers = (f"database={database}", f"load_tests={load_tests}")
+    subprocess.run([sys.executable, "-m", *command, *answers], check=True, stdout=subprocess.DEVNULL)
     (project,) = folder.iterdir()
     return project / "pyproject.toml"
 

@@ -1,6 +1,8 @@
 """What a canary needs of a cluster: Argo Rollouts, and a Prometheus that finds the pods as its operator would."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import addons
 import components
@@ -27,16 +29,19 @@ def start_controller(cluster: Cluster) -> None:
     program.until(lambda: cluster.get("http://127.0.0.1:8080/healthz")[0] == 200)
 
 
-def start_prometheus(cluster: Cluster, jobs: dict[str, str]) -> None:
+def start_prometheus(cluster: Cluster, jobs: dict[str, str], rules: Sequence[Mapping[str, Any]] = ()) -> None:
     """Start a Prometheus under the name that the operator gives it.
 
     Args:
         cluster: where.
         jobs: what the metrics of each namespace's services are called by, as a ServiceMonitor says it.
+        rules: the `spec` of each PrometheusRule that it evaluates.
     """
     folder = cluster.sandbox.folder / "prometheus"
     folder.mkdir()
     config = folder / "prometheus.yml"
+    for number, rule in enumerate(rules):
+        (folder / f"rules-{number}.yml").write_text(yaml.safe_dump(rule), encoding="utf-8")
     config.write_text(yaml.safe_dump(_config(cluster.kubeconfig, jobs)), encoding="utf-8")
     program = cluster.sandbox.start(
         "prometheus",
@@ -65,4 +70,5 @@ def _config(kubeconfig: Path, jobs: dict[str, str]) -> dict[str, object]:
         relabel.append({**here, "target_label": "job", "replacement": job})
     discovery = {"role": "endpointslice", "kubeconfig_file": str(kubeconfig), "namespaces": {"names": [*jobs]}}
     scrape = {"job_name": "services", "kubernetes_sd_configs": [discovery], "relabel_configs": relabel}
-    return {"global": {"scrape_interval": f"{SCRAPE}s"}, "scrape_configs": [scrape]}
+    intervals = {"scrape_interval": f"{SCRAPE}s", "evaluation_interval": f"{SCRAPE}s"}
+    return {"global": intervals, "rule_files": ["rules-*.yml"], "scrape_configs": [scrape]}

@@ -117,10 +117,14 @@ class Service:
         text = file.read_text(encoding="utf-8")
         file.write_text(text.replace("components/external-secrets", "components/plain-secret"), encoding="utf-8")
 
+    @property
+    def path(self) -> str:
+        """Where programs are found, kubectl among them."""
+        return f"{self.cluster.programs}{os.pathsep}{os.environ['PATH']}"
+
     def tool(self, name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run one of the service's tools, as its `make` targets do, with this cluster as its only one."""
-        path = f"{self.cluster.programs}{os.pathsep}{os.environ['PATH']}"
-        known = {"PATH": path, "KUBECONFIG": str(self.cluster.kubeconfig), "CONTEXT": CONTEXT}
+        known = {"PATH": self.path, "KUBECONFIG": str(self.cluster.kubeconfig), "CONTEXT": CONTEXT}
         command = (sys.executable, "-m", f"tools.{name}", *arguments)
         return self.cluster.sandbox.run(*command, cwd=self.project, environment=known | variables, timeout=300)
 

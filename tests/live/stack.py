@@ -85,8 +85,12 @@ class Stack:
     def make(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run a target of the project's Makefile."""
         make(self.project)
+        return self._run(*self.command(*words))
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        """How a target of the Makefile is run in the environment that `make` has made."""
         environment = f"VENV={CACHE / environment_name(self.project, default_python())}"
-        return self._run("make", "--assume-old=requirements.txt", environment, *words)
+        return ("make", "--assume-old=requirements.txt", environment, *words)
 
     def compose(self, *words: str) -> str:
         """What `docker compose` prints; a failure fails the test."""

@@ -94,6 +94,7 @@ def loki(service_image: str) -> Maker:
 MAKERS: Mapping[str, Maker] = {
     "gcr.io/cadvisor/cadvisor": component("cadvisor"),
     "ghcr.io/google/cadvisor": component("cadvisor"),
+    "ghcr.io/shopify/toxiproxy": component("toxiproxy"),
     # The newest that can be had as a module. Its successors are published under a path that Go refuses for them.
     "jaegertracing/jaeger": component("jaeger", stands_for="2.20.0"),
     "otel/opentelemetry-collector-contrib": component("otel-collector"),

@@ -1,0 +1,52 @@
+"""What the drills of the template's own machine saw: kept in docs/drills, and as a table in what a service is told."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import post_gen_project
+from conftest import FOLDER, ROOT
+
+RESULTS = ROOT / "docs" / "drills"
+PAGE = ROOT / FOLDER / "docs" / "troubleshooting" / "GAME-DAY.md"
+BEGIN, END = "<!-- drills: written by make drills-report -->\n", "<!-- drills: end -->"
+
+
+def keep(project: Path, suffix: str = "") -> None:
+    """Keep what the drills of a service left in its reports; a suffix tells apart what has the same name."""
+    RESULTS.mkdir(exist_ok=True)
+    for file in sorted((project / "reports" / "drills").iterdir()):
+        text = file.read_text(encoding="utf-8")
+        drill = file.stem.removesuffix("-without-protection").removesuffix("-short")
+        named = f"{drill}{suffix}{file.stem.removeprefix(drill)}"
+        text = text.replace(f"({file.stem}.svg)", f"({named}.svg)").replace(
+            f'"drill": "{drill}"', f'"drill": "{drill}{suffix}"'
+        )
+        (RESULTS / f"{named}{file.suffix}").write_text(text, encoding="utf-8")
+
+
+def records() -> list[dict[str, Any]]:
+    """All that was kept."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+
+
+def write(table: str) -> None:
+    """Write the table where a service is told; a row of a drill that an answer leaves out goes with it."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin
+    assert end
+    PAGE.write_text(f"{before}{begin}{_conditional(table)}{end}{after}", encoding="utf-8")
+
+
+def _conditional(table: str) -> str:
+    lines = []
+    for line in table.splitlines():
+        drill = re.search(r"^\| [^|]+ \| `([a-z-]+)` \|", line)
+        path = f"tests/chaos/drills/{drill[1]}.toml" if drill else ""
+        rules = [rule for rule in post_gen_project.PRUNE if path and path in rule.paths]
+        kept = [f"cookiecutter.{rule.option} in {rule.kept_by!r}" for rule in rules]
+        lines += [f"{{% if {' and '.join(kept)} %}}", line, "{% endif %}"] if kept else [line]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,55 @@
+"""Every drill of the stack, whole, with and without its protection, as `make drills` of a service runs them.
+
+By hand, on an idle machine: an hour. What they saw is committed.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import drill_results
+import pytest
+from conftest import FOLDER, ROOT
+from stack import Stack
+from standins import run
+from test_service import CACHE, default_python, environment_name
+
+pytestmark = pytest.mark.drills
+
+FILES = sorted((ROOT / FOLDER / "tests" / "chaos" / "drills").glob("*.toml"))
+DRILLS = [file.stem for file in FILES if 'scope = "cluster"' not in file.read_text(encoding="utf-8")]
+
+
+@pytest.fixture(scope="module")
+def stack(cookies_session: Any) -> Iterator[Stack]:
+    """A service whose images are there; nothing is started."""
+    slug = f"drilled-{uuid4().hex[:8]}"
+    project = Path(cookies_session.bake(extra_context={"project_slug": slug}, template=str(ROOT)).project_path)
+    stack = Stack(project, slug)
+    stack.prepare()
+    yield stack
+    run("docker", "image", "rm", "--force", f"{slug}:production", f"{slug}:drill")
+
+
+@pytest.mark.parametrize("name", DRILLS)
+def test_a_drill_holds_with_its_protection_and_fails_without(stack: Stack, name: str) -> None:
+    done = stack.make("drill", f"DRILL={name}", "FLAGS=--both")
+
+    drill_results.keep(stack.project)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+
+
+def test_the_table_is_written_from_what_was_seen(stack: Stack) -> None:
+    stack.make("help")
+    python = CACHE / environment_name(stack.project, default_python()) / "bin" / "python"
+    script = "import json, sys; from tests.chaos.report import table; print(table(json.load(sys.stdin)), end='')"
+    said = json.dumps(drill_results.records())
+    done = subprocess.run(
+        [python, "-c", script], cwd=stack.project, input=said, capture_output=True, text=True, check=True
+    )
+
+    drill_results.write(done.stdout)
+    assert "| --- |" in done.stdout
