@@ -105,8 +105,13 @@ lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
 	$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
 
 .PHONY: options
-options: $(READY) ## Write docs/options.md: what each choice adds to the tree
+options: $(READY) ## Write docs/options.md: what is asked, and what each choice adds to the tree
 	$(BIN)/python tools/options.py
+
+.PHONY: pictures
+pictures: $(READY) ## Draw the pictures of the documents: a terminal that generates, and the burn rate of a drill
+	$(BIN)/python tools/terminal.py
+	$(BIN)/python tools/burn_rate.py
 
 .PHONY: machine
 machine: ## Install what the longer tests need on a machine of Debian's kind
