@@ -108,6 +108,7 @@ def page(capacity: int, count: int, found: list[Trend]) -> str:
     )
     memory = thinned(found[0].values, 45)
     line = ", ".join(f"{value:.1f}" for value in memory)
+    machine = f"{platform.machine()} with {os.cpu_count()} cores"
     return f"""\
 # Soak
 
@@ -115,7 +116,7 @@ Half an hour at half of what it can do: does anything fail, does anything grow? 
 image in the stack of its `docker-compose.yml`, with PostgreSQL, and writes this page; `make test-live` does so for two
 minutes.
 
-On {datetime.now(UTC):%Y-%m-%d}, {platform.machine()} with {os.cpu_count()} cores, which the load and the stack shared with the service:
+On {datetime.now(UTC):%Y-%m-%d}, {machine}, which the load and the stack shared with the service:
 it held {capacity} requests a second, and so it was sent {capacity / 2:g} a second. Of {count} requests **none failed**,
 and both objectives were kept.
 
