@@ -35,8 +35,7 @@ def test_a_connection_that_the_service_has_closed_is_not_used_again(start: Calla
         client = Client(f"http://127.0.0.1:{service.port}")
         await client.send("GET", ITEMS, {})
         ((reader, _),) = client._idle
-        while not reader.at_eof():
-            await asyncio.sleep(0.05)
+        assert await reader.read() == b""
         answer = await client.send("GET", ITEMS, {})
         client.close()
         return answer.status
