@@ -82,7 +82,7 @@ def draw(drill: Mapping[str, Any], objective: float) -> str:
         text(LEFT, 42, "within 5 min", SHORT_INK),
         text(LEFT + 110, 42, "within 1 h, or since the drill began", LONG_INK),
         box(page["seen"], over, BOTTOM + 6, BOTTOM + 20, f'fill="{LIMIT_INK}"'),
-        text(LEFT, BOTTOM + 40, f"The page fires {page['seen'] - begin:.0f} s after the bad version came.", LIMIT_INK),
+        text(LEFT, BOTTOM + 40, f"The alert fires {page['seen'] - begin:.0f} s after the bad version came.", LIMIT_INK),
         text(RIGHT, BOTTOM + 40, f"{end / 60:.0f} min", INK, "end"),
     ]
     body = "\n".join(f"  {part}" for part in parts)

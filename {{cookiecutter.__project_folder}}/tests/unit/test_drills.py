@@ -578,6 +578,7 @@ def test_a_record_says_what_was_seen_to_machines_and_people(tmp_path: Path) -> N
     assert "**The hypothesis did not hold.**" in page
     assert "It failed by: it is <so>." in page
     assert "](a-drill.svg)" in page
+    assert "| 20.0 | Gone (page) fires |" in page
     picture = (tmp_path / "results" / "a-drill.svg").read_text(encoding="utf-8")
     assert picture.startswith("<svg ")
     assert "Gone (page)" in picture
