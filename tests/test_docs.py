@@ -25,7 +25,13 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
 
 @pytest.mark.parametrize(
     "answers",
-    [{}, {"database": "none", "observability_stack": "no"}, {"load_tests": "no"}, {"chaos_drills": "no"}],
+    [
+        {},
+        {"database": "none", "observability_stack": "no"},
+        {"load_tests": "no"},
+        {"chaos_drills": "no"},
+        {"ci_system": "none", "deployment": "kubectl", "exposure": "cluster-internal"},
+    ],
     ids=str,
 )
 def test_links_of_a_generated_service_lead_to_files_that_exist(answers: dict[str, str], bake: Bake) -> None:
