@@ -121,6 +121,7 @@ PRUNE = (
             "docs/troubleshooting/GAME-DAY.md",
             "tests/chaos",
             "tests/integration/test_drill_client.py",
+            "tests/unit/test_drill_cluster.py",
             "tests/unit/test_drills.py",
             "tests/unit/test_faulty.py",
         ),

@@ -1,6 +1,5 @@
 """Documents agree with what they describe, and their links lead somewhere."""
 
-import json
 import re
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from conftest import ROOT, Bake
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not any(part.startswith((".", "{{")) for part in path.parts))
-PROMPTS = [name for name in json.loads((ROOT / "cookiecutter.json").read_text()) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -73,13 +71,6 @@ def test_every_promql_query_in_a_document_of_a_service_parses(threshold: str, ba
         command = [promtool, "--experimental", "promql", "format", query]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{query}\n{done.stderr}"
-
-
-def test_the_readme_asks_the_questions_that_the_template_asks() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    questions = readme.partition("| Question |")[2].partition("\n\n")[0]
-
-    assert re.findall(r"^\| `([a-z_]+)` \|", questions, re.MULTILINE) == PROMPTS
 
 
 def test_every_make_target_in_a_document_exists() -> None:

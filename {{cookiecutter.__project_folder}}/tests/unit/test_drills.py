@@ -578,6 +578,7 @@ def test_a_record_says_what_was_seen_to_machines_and_people(tmp_path: Path) -> N
     assert "**The hypothesis did not hold.**" in page
     assert "It failed by: it is <so>." in page
     assert "](a-drill.svg)" in page
+    assert "| 20.0 | Gone (page) fires |" in page
     picture = (tmp_path / "results" / "a-drill.svg").read_text(encoding="utf-8")
     assert picture.startswith("<svg ")
     assert "Gone (page)" in picture
@@ -619,3 +620,38 @@ def test_the_command_lists_what_there_is_and_refuses_what_is_not(capsys: pytest.
 
     assert main(["run", "meteor"]) == 2
     assert "there is no drill meteor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("held_in", "expected"),
+    [
+        pytest.param([True, False], (0, "That is right: its protection was off."), id="it needs its protection"),
+        pytest.param([True, True], (1, "this drill proves nothing"), id="it holds without"),
+        pytest.param([False, False], (1, "a-drill: the hypothesis did not hold"), id="it does not hold"),
+    ],
+)
+def test_with_and_then_without_its_protection_a_drill_has_to_hold_and_to_fail(
+    held_in: list[bool],
+    expected: tuple[int, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is seen is set; which forms are run, and what that comes to, is real."""
+    verdicts = iter(held_in)
+    forms = []
+
+    def place(_: Drill, form: record.Form, *__: Any) -> FakePlace:
+        forms.append(form.protected)
+        return FakePlace()
+
+    one = drill(tmp_path)
+    monkeypatch.setattr(spec, "named", lambda _: one)
+    monkeypatch.setattr("tests.chaos.__main__.where", place)
+    monkeypatch.setattr("tests.chaos.__main__.run_to_the_end", lambda *_, **__: Outcome(Seen(PHASES, [], [])))
+    monkeypatch.setattr("tests.chaos.__main__.judge", lambda *_: [Check("it holds", "x", "y", next(verdicts))])
+    code, said = expected
+
+    assert main(["run", "a-drill", "--both", f"--results={tmp_path / 'results'}"]) == code
+    assert forms == [True, False]
+    assert said in capsys.readouterr().out
