@@ -45,6 +45,7 @@ PRUNE = (
             "app/storage/migrate.py",
             "app/storage/schema.py",
             "app/storage/sql_tracing.py",
+            "docs/adr/0013-migrations-before-the-roll-out.md",
             "docs/runbooks/backup-and-restore.md",
             "docs/runbooks/database-pool-saturated.md",
             "docs/runbooks/migration-failed.md",
@@ -116,6 +117,7 @@ PRUNE = (
         option="chaos_drills",
         kept_by=(True,),
         paths=(
+            "docs/adr/0014-drills-by-a-runner-of-their-own.md",
             "docs/troubleshooting/GAME-DAY.md",
             "tests/chaos",
             "tests/integration/test_drill_client.py",

@@ -23,7 +23,13 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
 
 @pytest.mark.parametrize(
     "answers",
-    [{}, {"database": "none", "observability_stack": "no"}, {"load_tests": "no"}, {"chaos_drills": "no"}],
+    [
+        {},
+        {"database": "none", "observability_stack": "no"},
+        {"load_tests": "no"},
+        {"chaos_drills": "no"},
+        {"ci_system": "none", "deployment": "kubectl", "exposure": "cluster-internal"},
+    ],
     ids=str,
 )
 def test_links_of_a_generated_service_lead_to_files_that_exist(answers: dict[str, str], bake: Bake) -> None:
@@ -98,12 +104,14 @@ def test_every_test_that_is_said_to_prove_a_sentence_exists() -> None:
             assert re.search(rf"^(async )?def {test}\(", source, re.MULTILINE), test
 
 
-def test_the_decisions_are_all_in_the_index() -> None:
+def test_the_decisions_are_all_in_the_index_and_have_their_number() -> None:
     index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
     records = [path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md")]
 
     assert records
     assert [name for name in records if f"({name})" not in index] == []
+    for name in records:
+        assert (ROOT / "docs" / "decisions" / name).read_text(encoding="utf-8").startswith(f"# {int(name[:4])}. "), name
 
 
 def test_the_changelog_tells_of_the_current_version() -> None:
