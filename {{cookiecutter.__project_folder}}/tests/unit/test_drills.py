@@ -4,6 +4,7 @@ Nothing here uses the network, an engine or real time.
 """
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from tests.chaos.__main__ import main
 from tests.chaos.client import Answer, NoAnswerError
 from tests.chaos.client import parsed as parsed_head
 from tests.chaos.observe import Fired, Look, Observer, Targets, parsed
-from tests.chaos.runner import Clock, Outcome, Runner, run_to_the_end
+from tests.chaos.runner import Clock, Outcome, Runner, run_to_the_end, to_people
 from tests.chaos.spec import Drill, DrillError, Phase
 from tests.chaos.stack import NAME, Stack
 from tests.chaos.traffic import Sample, Traffic
@@ -383,14 +384,19 @@ class Blind(Observer):
         await asyncio.Event().wait()
 
 
-def runner(one: Drill, place: FakePlace, time: Time | None = None, watch: type[Blind] = Blind) -> Runner:
-    said: list[str] = []
+def runner(
+    one: Drill,
+    place: FakePlace,
+    time: Time | None = None,
+    watch: type[Blind] = Blind,
+    say: Callable[[str], None] = lambda _: None,
+) -> Runner:
     return Runner(
         one,
         place,
         (time or Time()).clock,
         lambda targets, drill, clock: watch(targets, Traffic("", drill.requests_per_second, clock), clock),
-        said.append,
+        say,
     )
 
 
@@ -434,7 +440,7 @@ def test_it_cleans_up_when_observing_fails(tmp_path: Path) -> None:
     assert place.done[-1] == "clean"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("at", [1005.0, 1020.0, 1040.0], ids=["steady", "fault", "after"])
 def test_it_cleans_up_when_it_is_told_to_stop(tmp_path: Path, number: signal.Signals, at: float) -> None:
     class Interrupted(Time):
@@ -451,6 +457,19 @@ def test_it_cleans_up_when_it_is_told_to_stop(tmp_path: Path, number: signal.Sig
 
     assert place.done[-1] == "clean"
     assert ("restore" in place.done) == ("inject" in place.done)
+
+
+def test_it_cleans_up_when_nobody_listens_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    place = FakePlace()
+
+    run_to_the_end(runner(drill(tmp_path), place, say=to_people))
+
+    assert place.done == ["start", "inject", "restore", "clean"]
 
 
 def test_what_an_earlier_drill_left_is_removed_first(tmp_path: Path) -> None:
