@@ -108,6 +108,10 @@ lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
 options: $(READY) ## Write docs/options.md: what each choice adds to the tree
 	$(BIN)/python tools/options.py
 
+.PHONY: release
+release: $(READY) ## Say whether HEAD can be a release, and how to make it one
+	@$(BIN)/python tools/release.py
+
 .PHONY: machine
 machine: ## Install what the longer tests need on a machine of Debian's kind
 	$(if $(filter 0,$(shell id -u)),,sudo) .ci/run prepare

@@ -6,12 +6,13 @@ A release is the commit that set its version in `pyproject.toml`; the changelog 
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Run
+from release import releases
 
 # A service is generated, updated and generated again in each, which takes seconds.
 pytestmark = pytest.mark.ci
@@ -28,12 +29,17 @@ RELEASES = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", CHANGELOG, re.MULTILINE)[::-1]
 OLDEST, NEWEST = RELEASES[0], RELEASES[-1]
 
 
+@cache
+def history() -> dict[str, str]:
+    """The commit of each release. Tags are for people: this holds without them."""
+    return {str(version): commit for version, commit in releases().items()}
+
+
 def commit_of(release: str) -> str:
-    """The commit that set the version. Tags are for people: this holds without them."""
-    asked = ["log", "--reverse", "--format=%H", f'-Sversion = "{release}"', "--", "pyproject.toml"]
-    found = subprocess.run(["git", *asked], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    """The commit that set the version."""
+    found = history().get(release)
     assert found, f"no commit sets the version {release}: it is not released, or `git fetch --unshallow` is needed"
-    return found[0]
+    return found
 
 
 @pytest.fixture(scope="session")
