@@ -119,8 +119,28 @@ options: $(READY) ## Write docs/options.md: what each choice adds to the tree
 	$(BIN)/python tools/options.py
 
 .PHONY: release
-release: $(READY) ## Say whether HEAD can be a release, and how to make it one
-	@$(BIN)/python tools/release.py
+release: $(READY) ## Say whether HEAD can be a release, and how to make it one; with TAG, whether it is the one of that name
+	@$(BIN)/python tools/release.py $(if $(TAG),--tag="$$TAG")
+
+NAME = cookiecutter-fastapi-sre
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: dist
+dist: sbom ## Put together what a release brings: the template as an archive, what its tools are made of, and what is new
+	git archive --format=zip --prefix=$(NAME)-$(VERSION)/ --output=dist/$(NAME)-$(VERSION).zip HEAD
+	@$(BIN)/python tools/release.py --notes >dist/notes.txt
+
+.PHONY: sbom
+sbom: $(READY) ## List what the template's own tools are made of, as CycloneDX
+	@mkdir -p dist
+	$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/$(NAME)-$(VERSION).cdx.json requirements.txt
+
+# The signature of all of them is beside them, for who verifies without asking anybody.
+.PHONY: publish
+publish: ## Make the release TAG on GitHub of what is in dist, with the signatures in BUNDLE; for the pipeline
+	cp "$$BUNDLE" dist/$(NAME)-$(VERSION).sigstore.json
+	gh release create "$$TAG" --verify-tag --title "$$TAG" --notes-file dist/notes.txt dist/*.zip dist/*.json
 
 .PHONY: machine
 machine: ## Install what the longer tests need on a machine of Debian's kind
@@ -128,7 +148,7 @@ machine: ## Install what the longer tests need on a machine of Debian's kind
 
 .PHONY: clean
 clean: ## Remove environments, caches and the demo
-	rm -rf $(VENV) .cache .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache .demo dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): requirements.txt
 	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or newer with venv was found. Install one (Debian: python3-venv) or set PYTHON.' >&2; exit 1; }

@@ -1,6 +1,10 @@
 """`make release` tells how HEAD is released, or everything that keeps it from being a release."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +12,9 @@ from typing import Any
 
 import pytest
 import release
+from conftest import ROOT, Run
 from release import Version
+from test_locks import pins
 
 Git = Callable[..., str]
 
@@ -98,7 +104,7 @@ def test_a_release_is_told_by_the_commands_that_make_it(
 ) -> None:
     commit(files)
 
-    assert release.main(tmp_path) == 0
+    assert release.main([], tmp_path) == 0
 
     tag, push = capsys.readouterr().out.splitlines()[1:]
     assert tag.strip() == f"git tag --sign v{files.version} --message 'Release {files.version}'"
@@ -189,7 +195,7 @@ def test_what_is_no_release_is_refused_with_the_reason(
 ) -> None:
     commit(files)
 
-    assert release.main(tmp_path) == 1
+    assert release.main([], tmp_path) == 1
 
     (told,) = capsys.readouterr().err.splitlines()[1:]
     assert reason in told
@@ -202,7 +208,7 @@ def test_everything_that_is_wrong_is_told_at_once(
     (tmp_path / "new").touch()
     git(tmp_path, "tag", "v1.0.1")
 
-    assert release.main(tmp_path) == 1
+    assert release.main([], tmp_path) == 1
 
     assert [line.partition(" ")[2][:28] for line in capsys.readouterr().err.splitlines()[1:]] == [
         "The working tree holds chang",
@@ -221,12 +227,40 @@ def test_only_the_commit_that_set_the_version_is_the_release(
     first = commit(released("1.0.1"))
     commit(released("1.0.1", tests="# more\n"))
 
-    assert release.main(tmp_path) == 1
+    assert release.main([], tmp_path) == 1
     assert f"a release is the commit that did: {first[:7]} did" in capsys.readouterr().err
 
     released("1.0.2").write(tmp_path)
-    assert release.main(tmp_path) == 1
+    assert release.main([], tmp_path) == 1
     assert "a release is the commit that did: it has to be committed" in capsys.readouterr().err
+
+
+TAGGED = [
+    ("v1.0.1", "HEAD", ""),
+    ("v1.0.2", "HEAD", "The tag is v1.0.2, and the version 1.0.1."),
+    ("v1.0.1", "HEAD~", "The tag v1.0.1 is not of this commit."),
+]
+
+
+@pytest.mark.parametrize("tagged", TAGGED, ids=str)
+def test_a_tag_that_was_made_has_to_be_of_this_commit_and_version(
+    tagged: tuple[str, str, str], commit: Commit, tmp_path: Path, git: Git, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tag, of, told = tagged
+    commit(released("1.0.1"))
+    git(tmp_path, "tag", "--annotate", tag, of, "--message=Release")
+
+    assert release.main([f"--tag={tag}"], tmp_path) == bool(told)
+    assert told in capsys.readouterr().err
+
+
+def test_the_notes_of_a_release_are_its_entry(
+    commit: Commit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit(released("1.0.1"))
+
+    assert release.main(["--notes"], tmp_path) == 0
+    assert capsys.readouterr().out == "- More.\n"
 
 
 def test_a_history_that_is_cut_off_is_not_taken_for_a_first_release(
@@ -235,7 +269,7 @@ def test_a_history_that_is_cut_off_is_not_taken_for_a_first_release(
     commit(released("1.0.1", prompts=without("stack")))
     git(tmp_path, "clone", "--quiet", "--depth=1", tmp_path.as_uri(), "shallow")
 
-    assert release.main(tmp_path / "shallow") == 1
+    assert release.main([], tmp_path / "shallow") == 1
     assert "git fetch --unshallow" in capsys.readouterr().err
 
 
@@ -269,3 +303,58 @@ def test_versions_follow_what_changed(last: str, breaking: bool, adding: bool, l
 @pytest.mark.parametrize("text", ["", "1.0", "v1.0.0", "01.0.0", "1.0.0-rc.1", "1.0.0 "])
 def test_what_is_no_version_is_none(text: str) -> None:
     assert Version.parse(text) is None
+
+
+def in_make(folder: Path, *targets: str, **variables: str) -> None:
+    """Run targets there, with the environment that these tests have."""
+    venv = Path(sys.executable).parent.parent
+    old = [f"--assume-old={path}" for path in ("requirements.txt", f"{venv}/.ready")]
+    command = ["make", *old, f"VENV={venv}", *targets]
+    done = subprocess.run(command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+OF_A_RELEASE = ("Makefile", "pyproject.toml", "requirements.txt", "CHANGELOG.md", "tools/release.py")
+
+
+@pytest.mark.ci
+def test_a_release_brings_a_template_that_generates_and_says_what_its_tools_are(
+    copy_template: Callable[[Path], Path], tmp_path: Path, git: Git, run: Run
+) -> None:
+    folder = tmp_path / "template"
+    (folder / "tools").mkdir(parents=True)
+    for name in OF_A_RELEASE:
+        shutil.copy(ROOT / name, folder / name)
+    copy_template(folder)
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=Begin")
+
+    in_make(folder, "dist")
+
+    (archive,), (sbom,) = ((folder / "dist").glob(pattern) for pattern in ("*.zip", "*.cdx.json"))
+    done = run("cookiecutter", archive, "--no-input", "--output-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sre-demo-api" / "Makefile").is_file()
+    listed = json.loads(sbom.read_text(encoding="utf-8"))
+    assert {one["name"]: one["version"] for one in listed["components"]} == pins("requirements.txt")
+    assert listed["metadata"]["component"]["name"] == "cookiecutter-fastapi-sre"
+    assert (folder / "dist" / "notes.txt").read_text(encoding="utf-8").startswith("### ")
+
+
+def test_all_that_was_built_is_published_with_its_signatures(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    version = release.version_in((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    files = [f"dist/cookiecutter-fastapi-sre-{version}.{kind}" for kind in ("zip", "cdx.json", "sigstore.json")]
+    for name in ("dist/notes.txt", "bundle", "bin/gh", *files[:2]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("#!/bin/sh\nprintf '%s\\n' \"$@\" >given\n", encoding="utf-8")
+    (tmp_path / "bin" / "gh").chmod(0o755)
+
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    in_make(tmp_path, "publish", TAG=f"v{version}", BUNDLE=str(tmp_path / "bundle"), PATH=path)
+
+    given = (tmp_path / "given").read_text(encoding="utf-8").splitlines()
+    assert given[:3] == ["release", "create", f"v{version}"]
+    assert {"--verify-tag", "dist/notes.txt", *files} <= set(given)

@@ -4,6 +4,7 @@ The version stands in `pyproject.toml` alone, and a release is the commit that s
 people. What it has to be called follows from what changed for whoever answers the prompts (https://semver.org).
 """
 
+import argparse
 import json
 import re
 import subprocess
@@ -165,8 +166,20 @@ def migration_problems(root: Path, version: Version, broken: list[Change]) -> It
             yield f"{UPDATES} does not update a service that has it: {change.what}."
 
 
-def problems(root: Path) -> Iterator[str]:
-    """Everything that keeps HEAD from being a release."""
+def tag_problems(root: Path, version: Version, tag: str) -> Iterator[str]:
+    """Whether there is a tag of this version, before it is made; or that the one that was made is the right one."""
+    name = f"v{version}"
+    if not tag:
+        if git(root, "tag", "--list", name):
+            yield f"There is a tag {name} already."
+    elif tag != name:
+        yield f"The tag is {tag}, and the version {version}."
+    elif not git(root, "tag", "--list", name, "--points-at", "HEAD"):
+        yield f"The tag {tag} is not of this commit."
+
+
+def problems(root: Path, tag: str = "") -> Iterator[str]:
+    """Everything that keeps HEAD from being a release, or from being the one of this tag."""
     stated = version_in((root / "pyproject.toml").read_text(encoding="utf-8"))
     version = Version.parse(stated)
     if not version:
@@ -177,8 +190,7 @@ def problems(root: Path) -> Iterator[str]:
     if git(root, "rev-parse", "--is-shallow-repository") == "true":
         yield "The history is cut off, and the releases before cannot be seen: git fetch --unshallow"
         return
-    if git(root, "tag", "--list", f"v{version}"):
-        yield f"There is a tag v{version} already."
+    yield from tag_problems(root, version, tag)
     known = releases(root)
     commit = known.pop(version, "")
     if commit != git(root, "rev-parse", "HEAD"):
@@ -198,14 +210,29 @@ def problems(root: Path) -> Iterator[str]:
     yield from migration_problems(root, version, broken)
 
 
-def main(root: Path = ROOT) -> int:
+def notes(root: Path) -> str:
+    """What is new in this version."""
+    version = version_in((root / "pyproject.toml").read_text(encoding="utf-8"))
+    return section((root / "CHANGELOG.md").read_text(encoding="utf-8"), f"## [{version}") or ""
+
+
+def main(words: list[str], root: Path = ROOT) -> int:
     """Tell how to release HEAD, or why not; the exit code of the process."""
-    if found := list(problems(root)):
+    parser = argparse.ArgumentParser(prog="make release")
+    parser.add_argument("--tag", default="", help="the tag that was made")
+    parser.add_argument("--notes", action="store_true", help="print what is new instead")
+    asked = parser.parse_args(words)
+    if asked.notes:
+        sys.stdout.write(f"{notes(root)}\n")
+        return 0
+    if found := list(problems(root, asked.tag)):
         sys.stderr.write("This is no release yet.\n" + "".join(f"- {problem}\n" for problem in found))
         return 1
     version = version_in((root / "pyproject.toml").read_text(encoding="utf-8"))
     sys.stdout.write(
-        f"HEAD can be {version}, once its tests have passed (make test-all). To release it, type:\n"
+        f"This is {version}.\n"
+        if asked.tag
+        else f"HEAD can be {version}, once its tests have passed (make test-all). To release it, type:\n"
         f"  git tag --sign v{version} --message 'Release {version}'\n"
         f"  git push --atomic origin HEAD:main v{version}\n"
     )
@@ -213,4 +240,4 @@ def main(root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
