@@ -75,6 +75,10 @@ test-all: $(READY) ## Say what is missing for the longer tests, then run all tes
 drills: $(READY) ## Run all drills, by hand and on an idle machine (two hours), and write what they saw into docs/drills
 	$(BIN)/python -m pytest -m drills tests/cluster/test_cluster_drills.py tests/live/test_all_drills.py
 
+.PHONY: soak
+soak: $(READY) ## Send half of what the service can do for half an hour, by hand and on an idle machine, and write docs/soak.md
+	$(BIN)/python -m pytest -m drills tests/live/test_soak.py
+
 .PHONY: lint
 lint: $(READY) ## Check style and formatting of Python, YAML and shell
 	$(BIN)/ruff check
@@ -115,7 +119,7 @@ lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
 	$(BIN)/python tools/lock.py $(if $(UPGRADE),--upgrade)
 
 .PHONY: options
-options: $(READY) ## Write docs/options.md: what each choice adds to the tree
+options: $(READY) ## Write docs/options.md: what is asked, and what each choice adds to the tree
 	$(BIN)/python tools/options.py
 
 .PHONY: release
@@ -141,6 +145,11 @@ sbom: $(READY) ## List what the template's own tools are made of, as CycloneDX
 publish: ## Make the release TAG on GitHub of what is in dist, with the signatures in BUNDLE; for the pipeline
 	cp "$$BUNDLE" dist/$(NAME)-$(VERSION).sigstore.json
 	gh release create "$$TAG" --verify-tag --title "$$TAG" --notes-file dist/notes.txt dist/*.zip dist/*.json
+
+.PHONY: pictures
+pictures: $(READY) ## Draw the pictures of the documents: a terminal that generates, and the burn rate of a drill
+	$(BIN)/python tools/terminal.py
+	$(BIN)/python tools/burn_rate.py
 
 .PHONY: machine
 machine: ## Install what the longer tests need on a machine of Debian's kind

@@ -32,16 +32,21 @@ def records() -> list[dict[str, Any]]:
 
 
 def write(table: str) -> None:
-    """Write the table where a service is told; a row of a drill that an answer leaves out goes with it."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
+    """Write the table beside the results, and where a service is told of them."""
+    _between_marks(RESULTS / "README.md", re.sub(r"`([a-z-]+)`", r"[`\1`](\1.md)", table))
+    _between_marks(PAGE, _conditional(table))
+
+
+def _between_marks(page: Path, table: str) -> None:
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
-    assert begin
-    assert end
-    PAGE.write_text(f"{before}{begin}{_conditional(table)}{end}{after}", encoding="utf-8")
+    assert begin, page
+    assert end, page
+    page.write_text(f"{before}{begin}{table}{end}{after}", encoding="utf-8")
 
 
 def _conditional(table: str) -> str:
+    """The table as the template has it: a row of a drill that an answer leaves out goes with it."""
     lines = []
     for line in table.splitlines():
         drill = re.search(r"^\| [^|]+ \| `([a-z-]+)` \|", line)

@@ -107,6 +107,7 @@ def route(project: Path, **labels: str) -> str:
     [
         ("page", TEAM, "AvailabilityErrorBudgetBurn", "page"),
         ("page", TEAM, "ServiceMetricsAbsent", "page"),
+        ("page", TEAM, "NoInstanceReady", "page"),
         ("ticket", TEAM, "AvailabilityErrorBudgetBurn", "ticket"),
         ("ticket", TEAM, "DependencyDown", "ticket"),
         ("ticket", TEAM, "StackTargetDown", "ticket"),

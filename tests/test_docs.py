@@ -1,6 +1,5 @@
 """Documents agree with what they describe, and their links lead somewhere."""
 
-import json
 import re
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from conftest import ROOT, Bake
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not any(part.startswith((".", "{{")) for part in path.parts))
-PROMPTS = [name for name in json.loads((ROOT / "cookiecutter.json").read_text()) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -25,7 +23,13 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
 
 @pytest.mark.parametrize(
     "answers",
-    [{}, {"database": "none", "observability_stack": "no"}, {"load_tests": "no"}, {"chaos_drills": "no"}],
+    [
+        {},
+        {"database": "none", "observability_stack": "no"},
+        {"load_tests": "no"},
+        {"chaos_drills": "no"},
+        {"ci_system": "none", "deployment": "kubectl", "exposure": "cluster-internal"},
+    ],
     ids=str,
 )
 def test_links_of_a_generated_service_lead_to_files_that_exist(answers: dict[str, str], bake: Bake) -> None:
@@ -69,13 +73,6 @@ def test_every_promql_query_in_a_document_of_a_service_parses(threshold: str, ba
         assert done.returncode == 0, f"{query}\n{done.stderr}"
 
 
-def test_the_readme_asks_the_questions_that_the_template_asks() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    questions = readme.partition("| Question |")[2].partition("\n\n")[0]
-
-    assert re.findall(r"^\| `([a-z_]+)` \|", questions, re.MULTILINE) == PROMPTS
-
-
 def test_every_make_target_in_a_document_exists() -> None:
     # Documents here tell of the commands of a generated service too.
     makefiles = (ROOT / "Makefile", ROOT / "{{cookiecutter.__project_folder}}" / "Makefile")
@@ -107,12 +104,14 @@ def test_every_test_that_is_said_to_prove_a_sentence_exists() -> None:
             assert re.search(rf"^(async )?def {test}\(", source, re.MULTILINE), test
 
 
-def test_the_decisions_are_all_in_the_index() -> None:
+def test_the_decisions_are_all_in_the_index_and_have_their_number() -> None:
     index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
     records = [path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md")]
 
     assert records
     assert [name for name in records if f"({name})" not in index] == []
+    for name in records:
+        assert (ROOT / "docs" / "decisions" / name).read_text(encoding="utf-8").startswith(f"# {int(name[:4])}. "), name
 
 
 def test_the_changelog_tells_of_the_current_version() -> None:

@@ -1,4 +1,4 @@
-"""Write `docs/options.md`: each prompt with choices, and what each choice adds to a generated tree.
+"""Write `docs/options.md`: each prompt, and what each of its choices adds to a generated tree.
 
 It is computed as generation does it, from conditional names and the prune table: nobody writes the page.
 """
@@ -6,6 +6,7 @@ It is computed as generation does it, from conditional names and the prune table
 import json
 import sys
 from collections.abc import Iterable
+from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,11 +32,18 @@ SPELLED = {True: "yes", False: "no"}
 HEAD = """\
 # Options
 
-What each choice adds to the tree, beside what every service has. `make options` writes this page from the prompts, the
-names of files and the prune table in `hooks/post_gen_project.py`. Text within shared files differs as well. All other
-answers, such as names, addresses and objectives, are only written into files.
+What is asked, in this order. Each default works. Answers that cannot work are refused together, each with its rule and
+an example that passes, and nothing is left on disk. Change an answer later by `cruft update --variables-to-update`:
+[upgrading](upgrading.md#change-an-answer).
 
-Change an answer later by `cruft update --variables-to-update`: [upgrading](upgrading.md#change-an-answer).
+`make options` writes this page from the prompts, the names of files and the prune table in `hooks/post_gen_project.py`.
+"""
+
+CHOICES = """\
+## What each choice adds
+
+Beside what every service has. Text within shared files differs as well. All other answers, such as names, addresses
+and objectives, are only written into files.
 """
 
 
@@ -99,16 +107,27 @@ def answered(**given: str | bool) -> dict[str, Any]:
     return dict(prompt_for_config(context, no_input=True))
 
 
+def questions(labels: dict[str, Any]) -> Iterable[str]:
+    """The rows of all prompts: the name, the default, and what is asked."""
+    defaults = answered()
+    yield from ("| Prompt | Default | Is |", "| --- | --- | --- |")
+    for name, label in labels.items():
+        default = SPELLED.get(defaults[name], defaults[name])
+        linked = f"[`{name}`](#{name})" if name in offered() else f"`{name}`"
+        asked = label["__prompt__"] if isinstance(label, dict) else label
+        yield f"| {linked} | {default} | {escape(asked, quote=False)} |"
+
+
 def page() -> str:
     """The whole page."""
     labels = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))["__prompts__"]
     names = written()
-    sections = [HEAD]
+    sections = [HEAD, "\n".join([*questions(labels), ""]), CHOICES]
     for option, choices in offered().items():
         label = labels[option]
         title = label["__prompt__"] if isinstance(label, dict) else label
         trees = [tree(answered(**{option: choice}), names) for choice in choices]
-        sections.append("\n".join([f"## `{option}`", "", f"{title}.", "", *table(choices, label, trees), ""]))
+        sections.append("\n".join([f"### `{option}`", "", f"{title}.", "", *table(choices, label, trees), ""]))
     return "\n".join(sections)
 
 

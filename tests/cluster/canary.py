@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import addons
@@ -9,6 +10,7 @@ import components
 import yaml
 from control_plane import ADDRESS
 from kube import Cluster
+from sandbox import Program
 
 PORT = 9090
 # Seconds between two looks at the pods, so that a test is short.
@@ -29,16 +31,15 @@ def start_controller(cluster: Cluster) -> None:
     program.until(lambda: cluster.get("http://127.0.0.1:8080/healthz")[0] == 200)
 
 
-def start_prometheus(cluster: Cluster, jobs: dict[str, str], rules: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Start a Prometheus under the name that the operator gives it.
+def start_prometheus(cluster: Cluster, jobs: dict[str, str], rules: Sequence[Mapping[str, Any]] = ()) -> Program:
+    """Start a Prometheus that knows nothing yet, under the name that the operator gives it.
 
     Args:
         cluster: where.
         jobs: what the metrics of each namespace's services are called by, as a ServiceMonitor says it.
         rules: the `spec` of each PrometheusRule that it evaluates.
     """
-    folder = cluster.sandbox.folder / "prometheus"
-    folder.mkdir()
+    folder = Path(mkdtemp(prefix="prometheus-", dir=cluster.sandbox.folder))
     config = folder / "prometheus.yml"
     for number, rule in enumerate(rules):
         (folder / f"rules-{number}.yml").write_text(yaml.safe_dump(rule), encoding="utf-8")
@@ -54,6 +55,7 @@ def start_prometheus(cluster: Cluster, jobs: dict[str, str], rules: Sequence[Map
     ports = [{"name": "web", "port": PORT, "protocol": "TCP"}]
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "monitoring"}})
     cluster.apply(*addons.service("prometheus-operated", "monitoring", ports, clusterIP="None"))
+    return program
 
 
 def _config(kubeconfig: Path, jobs: dict[str, str]) -> dict[str, object]:

@@ -63,14 +63,21 @@ def faulty(cluster: Cluster, rolling: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def watched(extended: Cluster, rolling: Path) -> Cluster:
-    """Return the cluster with what moves canaries, and a Prometheus that evaluates the rules of staging."""
+def moving(extended: Cluster) -> Cluster:
+    """Return the cluster with what moves canaries."""
     canary.start_controller(extended)
+    return extended
+
+
+@pytest.fixture
+def watched(moving: Cluster, rolling: Path) -> Iterator[Cluster]:
+    """Return it with a Prometheus that evaluates the rules of staging, and has seen no earlier drill."""
     objects, _ = build(rolling, "staging")
     rules = [one["spec"] for one in objects if one["kind"] == "PrometheusRule"]
     assert rules
-    canary.start_prometheus(extended, {"staging": f"{rolling.name}-staging"}, rules)
-    return extended
+    prometheus = canary.start_prometheus(moving, {"staging": f"{rolling.name}-staging"}, rules)
+    yield moving
+    prometheus.stop()
 
 
 @pytest.fixture

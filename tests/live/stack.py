@@ -6,14 +6,16 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import bases
 import pytest
 import standins
+from conftest import ROOT
 from test_service import CACHE, default_python, environment_name, make
 
 from demo.client import Client, NoAnswerError, Response
@@ -187,3 +189,14 @@ class Stack:
 def tags_of(trace: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     """The tags of each span of one of Jaeger's traces."""
     return ({tag["key"]: tag["value"] for tag in span["tags"]} for span in trace["spans"])
+
+
+def for_drills(cookies: Any) -> Iterator[Stack]:
+    """A service with its environment and images, of which nothing is started. Nothing else has its name."""
+    slug = f"drilled-{uuid4().hex[:8]}"
+    project = Path(cookies.bake(extra_context={"project_slug": slug}, template=str(ROOT)).project_path)
+    stack = Stack(project, slug)
+    stack.prepare()
+    stack.make("help")
+    yield stack
+    standins.run("docker", "image", "rm", "--force", f"{slug}:production", f"{slug}:drill")

@@ -6,15 +6,12 @@ By hand, on an idle machine: an hour. What they saw is committed.
 import json
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import drill_results
 import pytest
 from conftest import FOLDER, ROOT
-from stack import Stack
-from standins import run
+from stack import Stack, for_drills
 from test_service import CACHE, default_python, environment_name
 
 pytestmark = pytest.mark.drills
@@ -25,13 +22,8 @@ DRILLS = [file.stem for file in FILES if 'scope = "cluster"' not in file.read_te
 
 @pytest.fixture(scope="module")
 def stack(cookies_session: Any) -> Iterator[Stack]:
-    """A service whose images are there; nothing is started."""
-    slug = f"drilled-{uuid4().hex[:8]}"
-    project = Path(cookies_session.bake(extra_context={"project_slug": slug}, template=str(ROOT)).project_path)
-    stack = Stack(project, slug)
-    stack.prepare()
-    yield stack
-    run("docker", "image", "rm", "--force", f"{slug}:production", f"{slug}:drill")
+    """A service that is drilled."""
+    yield from for_drills(cookies_session)
 
 
 @pytest.mark.parametrize("name", DRILLS)
@@ -43,7 +35,6 @@ def test_a_drill_holds_with_its_protection_and_fails_without(stack: Stack, name:
 
 
 def test_the_table_is_written_from_what_was_seen(stack: Stack) -> None:
-    stack.make("help")
     python = CACHE / environment_name(stack.project, default_python()) / "bin" / "python"
     script = "import json, sys; from tests.chaos.report import table; print(table(json.load(sys.stdin)), end='')"
     said = json.dumps(drill_results.records())

@@ -8,13 +8,10 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from conftest import ROOT
-from stack import Stack
+from stack import Stack, for_drills
 from standins import run
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("stack")]
@@ -24,15 +21,8 @@ DRILL = "database-down"
 
 @pytest.fixture(scope="module")
 def stack(cookies_session: Any) -> Iterator[Stack]:
-    """A service whose images are there; nothing is started. Its name is its own, and so are its drills'."""
-    slug = f"drilled-{uuid4().hex[:8]}"
-    project = Path(cookies_session.bake(extra_context={"project_slug": slug}, template=str(ROOT)).project_path)
-    stack = Stack(project, slug)
-    stack.prepare()
-    # With its environment, which the drills below would have to make first.
-    stack.make("help")
-    yield stack
-    run("docker", "image", "rm", "--force", f"{slug}:production")
+    """A service that is drilled."""
+    yield from for_drills(cookies_session)
 
 
 def leftovers(stack: Stack) -> list[str]:

@@ -217,7 +217,7 @@ class Settings(backends.StorageSettings, BaseSettings):
         ge=0,
         le=300,
         description="How long the service goes on serving after SIGTERM while readiness is false. "
-        "0 where a preStop hook already sleeps.",
+        "Where a preStop hook sleeps before, 2 are enough: they are for clients that keep their connection.",
     )
     graceful_shutdown_seconds: int = Field(
         20,

@@ -51,10 +51,7 @@ class Client:
         fields = {"Host": self._named, "Content-Length": str(len(body)), **headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         try:
-            if self._idle:
-                reader, writer = self._idle.pop()
-            else:
-                reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+            reader, writer = self._unused() or await asyncio.open_connection(self._host, self._port, ssl=self._tls)
         except OSError as error:
             raise NoAnswerError(str(error)) from error
         try:
@@ -71,6 +68,15 @@ class Client:
         else:
             self._idle.append((reader, writer))
         return answer
+
+    def _unused(self) -> _Connection | None:
+        """The connection that was used last, if there is any that the service has not closed meanwhile."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def close(self) -> None:
         """Close the connections that are idle."""

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 WIDTH, LEFT, RIGHT = 860, 70, 20
 PANEL, GAP, TOP = 120, 34, 46
 GOOD, REFUSED, FAILED, INK, SHADE = "#2c7fb8", "#fdae61", "#d7191c", "#333", "#f3e9d8"
+COUNTED = {"good": GOOD, "refused": REFUSED, "failed": FAILED}
+TIMED = {"p50_ms": ("median", GOOD), "p99_ms": ("99th percentile", FAILED)}
 
 
 class _Axes:
@@ -23,19 +26,20 @@ class _Axes:
     def y(self, value: float) -> float:
         return self.y0 + PANEL * (1 - min(value, self.top) / self.top)
 
-    def frame(self, title: str, unit: str) -> Iterable[str]:
-        yield _text(LEFT, self.y0 - 6, title, weight="bold")
+    def frame(self, title: str, unit: str, legend: Iterable[tuple[str, str]]) -> Iterable[str]:
+        known = "".join(f' <tspan fill="{color}">■</tspan> {name}' for name, color in legend)
+        yield f'<text x="{LEFT}" y="{self.y0 - 6}"><tspan font-weight="bold">{title}</tspan>{known}</text>'
         for share in (0.0, 0.5, 1.0):
             y = self.y(self.top * share)
             yield f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
-            yield _text(LEFT - 6, y + 4, f"{self.top * share:.3g}{unit}", anchor="end")
+            yield _text(LEFT - 6, y + 4, f"{self.top * share:g}{unit}", anchor="end")
 
 
 def picture(kept: Mapping[str, Any]) -> str:
     """The picture of a record."""
     seconds: Sequence[Mapping[str, Any]] = kept["seconds"]
     end = float(max(len(seconds), 1))
-    counts = _Axes(0, end, max((s["good"] + s["refused"] + s["failed"] for s in seconds), default=1))
+    counts = _Axes(0, end, _nice(max((sum(s[kind] for kind in COUNTED) for s in seconds), default=1)))
     times = _Axes(1, end, _nice(max((s["p99_ms"] or 0 for s in seconds), default=1)))
     alerts = sorted(kept["alerts"], key=lambda one: float(one["seen"]))
     rows = len(alerts) + 2
@@ -48,11 +52,10 @@ def picture(kept: Mapping[str, Any]) -> str:
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         f'<rect {band} y="{TOP}" height="{height - TOP - 40}" fill="{SHADE}"/>',
         _text(LEFT, 16, f"{kept['title']} - {'held' if kept['held'] else 'failed'}", weight="bold"),
-        *counts.frame("requests a second: good, refused (503), failed", ""),
+        *counts.frame("requests a second", "", COUNTED.items()),
         *_bars(counts, seconds),
-        *times.frame("time of answers: median and 99th percentile", " ms"),
-        _line(times, seconds, "p99_ms", FAILED),
-        _line(times, seconds, "p50_ms", GOOD),
+        *times.frame("time of answers", " ms", TIMED.values()),
+        *(_line(times, seconds, key, color) for key, (_, color) in reversed(TIMED.items())),
         *_rows(kept, alerts, counts, TOP + 2 * (PANEL + GAP), end),
         *(_tick(counts, second, height - 22) for second in _ticks(end)),
         "</svg>",
@@ -64,7 +67,7 @@ def _bars(axes: _Axes, seconds: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     width = axes.x(1) - axes.x(0)
     for second, counted in enumerate(seconds):
         below = 0.0
-        for kind, color in (("good", GOOD), ("refused", REFUSED), ("failed", FAILED)):
+        for kind, color in COUNTED.items():
             if count := counted[kind]:
                 top, bottom = axes.y(below + count), axes.y(below)
                 yield (
@@ -89,7 +92,7 @@ def _rows(
     """A bar for each probe while it fails, and for each alert while it fires."""
     looks = kept["live"]
     bars: list[tuple[str, list[tuple[float, float]], str]] = [
-        (name, [(look[0], look[0] + 1) for look in looks if not look[column]], color)
+        (name, [(look[0], after[0]) for look, after in pairwise([*looks, [end]]) if not look[column]], color)
         for name, column, color in (("not live", 1, FAILED), ("not ready", 2, REFUSED))
     ]
     bars += [
@@ -104,7 +107,9 @@ def _rows(
         y = top + 18 * number
         for start, stop in spans:
             width = max(1.0, axes.x(stop) - axes.x(start))
-            yield f'<rect x="{axes.x(start):.1f}" y="{y:.1f}" width="{width:.1f}" height="13" fill="{color}"/>'
+            # Pale, as the name is written across it.
+            place = f'x="{axes.x(start):.1f}" y="{y:.1f}" width="{width:.1f}" height="13"'
+            yield f'<rect {place} fill="{color}" opacity="0.5" shape-rendering="crispEdges"/>'
         yield _text(LEFT + 2, y + 11, name)
 
 

@@ -132,10 +132,21 @@ def page(kept: Mapping[str, Any]) -> str:
         "",
         "| Second | What happened |",
         "| ---: | --- |",
-        *(f"| {event['at']:.1f} | {event['text']} |" for event in kept["events"]),
+        *(f"| {at:.1f} | {text} |" for at, text in timeline(kept)),
         "",
     ]
     return "\n".join(lines)
+
+
+def timeline(kept: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """What the drill did, and what alerts did, in the order of time."""
+    happened = [(event["at"], event["text"]) for event in kept["events"]]
+    for one in kept["alerts"]:
+        named = f"{one['name']} ({', '.join(filter(None, (one['severity'], one['window'])))})"
+        happened.append((one["seen"], f"{named} fires"))
+        if one["ended"] is not None:
+            happened.append((one["ended"], f"{named} ends"))
+    return sorted(happened)
 
 
 def _mark(good: bool | None) -> str:

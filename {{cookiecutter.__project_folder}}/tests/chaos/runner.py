@@ -21,7 +21,7 @@ WARM_UP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something that the drill did, or saw."""
+    """Something that the drill did."""
 
     at: float
     text: str
@@ -51,6 +51,13 @@ def observer(targets: Targets, drill: Drill, clock: Callable[[], float]) -> Obse
     return Observer(targets, Traffic(targets.service, drill.requests_per_second, clock), clock)
 
 
+def to_people(text: str) -> None:
+    """Say something; that nobody listens any more must not keep a drill from cleaning up."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 class Runner:
     """Runs one drill.
 
@@ -68,7 +75,7 @@ class Runner:
         place: Place,
         clock: Clock | None = None,
         watch: Watch = observer,
-        say: Callable[[str], object] = lambda text: sys.stderr.write(f"{text}\n"),
+        say: Callable[[str], None] = to_people,
     ) -> None:
         self._drill = drill
         self._place = place
@@ -140,8 +147,7 @@ class Runner:
             replicas=tuple(self._replicas),
             pages_as=targets.pages_as,
         )
-        events = [*self._events, *(Event(one.seen, f"{one.name} fires ({one.severity})") for one in observer.fired)]
-        return Outcome(seen, sorted(events, key=lambda event: event.at))
+        return Outcome(seen, self._events)
 
     async def _pass(self, seconds: float) -> None:
         """Let time pass, and count the replicas meanwhile."""
@@ -178,7 +184,7 @@ async def _in_background(work: Awaitable[None]) -> AsyncIterator[None]:
 
 
 def run_to_the_end(runner: Runner, *, even_in_production: bool = False) -> Outcome:
-    """Run a drill; Ctrl-C and SIGTERM end it early, and it cleans up all the same.
+    """Run a drill; Ctrl-C, SIGTERM and a terminal that is closed end it early, and it cleans up all the same.
 
     Raises:
         KeyboardInterrupt: it was ended early.
@@ -188,7 +194,7 @@ def run_to_the_end(runner: Runner, *, even_in_production: bool = False) -> Outco
     async def main() -> Outcome:
         task = asyncio.current_task()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, lambda: task and task.cancel())
         return await runner.run(even_in_production=even_in_production)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import anchors
 from tests.support import ROOT
 
 RULES = {
@@ -83,12 +84,6 @@ def alerts(file: str) -> set[str]:
     return set(re.findall(r"- alert: (\w+)", rules(file)))
 
 
-def anchors(page: Path) -> set[str]:
-    """What a link into this page may end in, as Git hosts make it of headings."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
 def queries(page: Path, language: str) -> list[str]:
     """Each query of this language, in a block or in a sentence."""
     text = page.read_text(encoding="utf-8")
@@ -165,16 +160,3 @@ def test_every_metric_that_a_page_asks_for_is_emitted(page: Path) -> None:
 
 def test_every_page_with_a_diagnosis_has_a_query() -> None:
     assert [name for name in set(PAGES) - OTHERS if not queries(PAGES[name], "promql")] == []
-
-
-@pytest.mark.parametrize("page", [*PAGES.values(), TROUBLESHOOTING], ids=lambda path: path.stem)
-def test_every_link_leads_to_a_heading_that_is_there(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!http)([^)#\s]*)(?:#([\w-]+))?\)", text) + re.findall(
-        r'click \w+ "([^"#]*)(?:#([\w-]+))?"', text
-    )
-
-    for file, anchor in links:
-        target = page.parent / file if file else page
-        assert target.exists(), file
-        assert not anchor or anchor in anchors(target), (file, anchor)

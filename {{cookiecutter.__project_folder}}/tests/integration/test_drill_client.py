@@ -27,6 +27,22 @@ def test_it_understands_what_the_service_answers(start: Callable[..., Service]) 
     assert asyncio.run(talk()) == [201, 200, 204, 404]
 
 
+def test_a_connection_that_the_service_has_closed_is_not_used_again(start: Callable[..., Service]) -> None:
+    service = start(KEEP_ALIVE_SECONDS="1")
+    service.wait_until("/health/ready", 200)
+
+    async def talk() -> int:
+        client = Client(f"http://127.0.0.1:{service.port}")
+        await client.send("GET", ITEMS, {})
+        ((reader, _),) = client._idle
+        assert await reader.read() == b""
+        answer = await client.send("GET", ITEMS, {})
+        client.close()
+        return answer.status
+
+    assert asyncio.run(asyncio.wait_for(talk(), 10)) == 200
+
+
 def test_steady_traffic_succeeds(start: Callable[..., Service]) -> None:
     service = start()
     service.wait_until("/health/ready", 200)

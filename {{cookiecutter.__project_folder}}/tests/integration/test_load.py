@@ -158,6 +158,7 @@ def test_what_should_not_be_done_is_refused_before_a_request(
     assert f"Nothing was sent. {told}" in said
 
 
+@pytest.mark.long
 def test_a_spike_is_told_stage_by_stage(start: Start, locust: Callable[..., tuple[int, str]]) -> None:
     service = ready(start)
 
@@ -167,6 +168,7 @@ def test_a_spike_is_told_stage_by_stage(start: Start, locust: Callable[..., tupl
     assert re.findall(r"(\d+) a second  ", said) == ["10", "50", "10"]
 
 
+@pytest.mark.long
 def test_more_at_each_step_ends_with_the_first_that_breaks_it(
     start: Start, locust: Callable[..., tuple[int, str]]
 ) -> None:
@@ -182,6 +184,7 @@ def test_more_at_each_step_ends_with_the_first_that_breaks_it(
     assert "is missed" in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost", [0, 2])
 def test_workers_make_the_load_and_their_master_judges_it(lost: int, start: Start, begin: Locust) -> None:
     service = ready(start)

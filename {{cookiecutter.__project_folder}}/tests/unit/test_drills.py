@@ -4,6 +4,7 @@ Nothing here uses the network, an engine or real time.
 """
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from tests.chaos.__main__ import main
 from tests.chaos.client import Answer, NoAnswerError
 from tests.chaos.client import parsed as parsed_head
 from tests.chaos.observe import Fired, Look, Observer, Targets, parsed
-from tests.chaos.runner import Clock, Outcome, Runner, run_to_the_end
+from tests.chaos.runner import Clock, Outcome, Runner, run_to_the_end, to_people
 from tests.chaos.spec import Drill, DrillError, Phase
 from tests.chaos.stack import NAME, Stack
 from tests.chaos.traffic import Sample, Traffic
@@ -383,14 +384,19 @@ class Blind(Observer):
         await asyncio.Event().wait()
 
 
-def runner(one: Drill, place: FakePlace, time: Time | None = None, watch: type[Blind] = Blind) -> Runner:
-    said: list[str] = []
+def runner(
+    one: Drill,
+    place: FakePlace,
+    time: Time | None = None,
+    watch: type[Blind] = Blind,
+    say: Callable[[str], None] = lambda _: None,
+) -> Runner:
     return Runner(
         one,
         place,
         (time or Time()).clock,
         lambda targets, drill, clock: watch(targets, Traffic("", drill.requests_per_second, clock), clock),
-        said.append,
+        say,
     )
 
 
@@ -434,7 +440,7 @@ def test_it_cleans_up_when_observing_fails(tmp_path: Path) -> None:
     assert place.done[-1] == "clean"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("at", [1005.0, 1020.0, 1040.0], ids=["steady", "fault", "after"])
 def test_it_cleans_up_when_it_is_told_to_stop(tmp_path: Path, number: signal.Signals, at: float) -> None:
     class Interrupted(Time):
@@ -451,6 +457,19 @@ def test_it_cleans_up_when_it_is_told_to_stop(tmp_path: Path, number: signal.Sig
 
     assert place.done[-1] == "clean"
     assert ("restore" in place.done) == ("inject" in place.done)
+
+
+def test_it_cleans_up_when_nobody_listens_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    place = FakePlace()
+
+    run_to_the_end(runner(drill(tmp_path), place, say=to_people))
+
+    assert place.done == ["start", "inject", "restore", "clean"]
 
 
 def test_what_an_earlier_drill_left_is_removed_first(tmp_path: Path) -> None:
@@ -578,6 +597,7 @@ def test_a_record_says_what_was_seen_to_machines_and_people(tmp_path: Path) -> N
     assert "**The hypothesis did not hold.**" in page
     assert "It failed by: it is <so>." in page
     assert "](a-drill.svg)" in page
+    assert "| 20.0 | Gone (page) fires |" in page
     picture = (tmp_path / "results" / "a-drill.svg").read_text(encoding="utf-8")
     assert picture.startswith("<svg ")
     assert "Gone (page)" in picture
@@ -619,3 +639,38 @@ def test_the_command_lists_what_there_is_and_refuses_what_is_not(capsys: pytest.
 
     assert main(["run", "meteor"]) == 2
     assert "there is no drill meteor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("held_in", "expected"),
+    [
+        pytest.param([True, False], (0, "That is right: its protection was off."), id="it needs its protection"),
+        pytest.param([True, True], (1, "this drill proves nothing"), id="it holds without"),
+        pytest.param([False, False], (1, "a-drill: the hypothesis did not hold"), id="it does not hold"),
+    ],
+)
+def test_with_and_then_without_its_protection_a_drill_has_to_hold_and_to_fail(
+    held_in: list[bool],
+    expected: tuple[int, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is seen is set; which forms are run, and what that comes to, is real."""
+    verdicts = iter(held_in)
+    forms = []
+
+    def place(_: Drill, form: record.Form, *__: Any) -> FakePlace:
+        forms.append(form.protected)
+        return FakePlace()
+
+    one = drill(tmp_path)
+    monkeypatch.setattr(spec, "named", lambda _: one)
+    monkeypatch.setattr("tests.chaos.__main__.where", place)
+    monkeypatch.setattr("tests.chaos.__main__.run_to_the_end", lambda *_, **__: Outcome(Seen(PHASES, [], [])))
+    monkeypatch.setattr("tests.chaos.__main__.judge", lambda *_: [Check("it holds", "x", "y", next(verdicts))])
+    code, said = expected
+
+    assert main(["run", "a-drill", "--both", f"--results={tmp_path / 'results'}"]) == code
+    assert forms == [True, False]
+    assert said in capsys.readouterr().out
