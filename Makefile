@@ -95,6 +95,16 @@ format: $(READY) ## Fix style and formatting
 types: $(READY) ## Check the types
 	$(BIN)/mypy
 
+.PHONY: secrets
+secrets: $(READY) ## Look for secrets in what Git would share, by the rules that services have
+	@git ls-files --error-unmatch Makefile >/dev/null
+	@git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook $(SECRETS)
+
+# Nobody is called to try what was found. What opens nothing is let through, or says on its line why it is none.
+SECRETS = --no-verify --disable-plugin HexHighEntropyString --exclude-files '(^|/)(requirements.*\.txt|constraints\.txt|go\.sum)' \
+	--exclude-secrets '^(app|password|hunter2|REDACTED|STORAGE_URL)$$' --exclude-secrets '^(kubectl |name: |password`)' \
+	--exclude-lines 'noqa: S105 - |pragma: allowlist secret - '
+
 .PHONY: bench
 bench: $(READY) $(BENCHMARKS) ## Measure generation and the cost of telemetry (15 minutes), and write their pages in docs/
 	$(BIN)/python benchmarks/generation.py --write
@@ -112,6 +122,30 @@ lock: $(READY) ## Refresh all lock files (UPGRADE=1 takes newer versions)
 options: $(READY) ## Write docs/options.md: what is asked, and what each choice adds to the tree
 	$(BIN)/python tools/options.py
 
+.PHONY: release
+release: $(READY) ## Say whether HEAD can be a release, and how to make it one; with TAG, whether it is the one of that name
+	@$(BIN)/python tools/release.py $(if $(TAG),--tag="$$TAG")
+
+NAME = cookiecutter-fastapi-sre
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: dist
+dist: sbom ## Put together what a release brings: the template as an archive, what its tools are made of, and what is new
+	git archive --format=zip --prefix=$(NAME)-$(VERSION)/ --output=dist/$(NAME)-$(VERSION).zip HEAD
+	@$(BIN)/python tools/release.py --notes >dist/notes.txt
+
+.PHONY: sbom
+sbom: $(READY) ## List what the template's own tools are made of, as CycloneDX
+	@mkdir -p dist
+	$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/$(NAME)-$(VERSION).cdx.json requirements.txt
+
+# The signature of all of them is beside them, for who verifies without asking anybody.
+.PHONY: publish
+publish: ## Make the release TAG on GitHub of what is in dist, with the signatures in BUNDLE; for the pipeline
+	cp "$$BUNDLE" dist/$(NAME)-$(VERSION).sigstore.json
+	gh release create "$$TAG" --verify-tag --title "$$TAG" --notes-file dist/notes.txt dist/*.zip dist/*.json
+
 .PHONY: pictures
 pictures: $(READY) ## Draw the pictures of the documents: a terminal that generates, and the burn rate of a drill
 	$(BIN)/python tools/terminal.py
@@ -123,7 +157,7 @@ machine: ## Install what the longer tests need on a machine of Debian's kind
 
 .PHONY: clean
 clean: ## Remove environments, caches and the demo
-	rm -rf $(VENV) .cache .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache .demo dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): requirements.txt
 	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or newer with venv was found. Install one (Debian: python3-venv) or set PYTHON.' >&2; exit 1; }

@@ -24,7 +24,7 @@ FOLDERS: Mapping[str, str] = {
     "github.com/argoproj/argo-cd/v3": "manifests/crds",
     "github.com/argoproj/argo-rollouts": "manifests/crds",
     "github.com/chaos-mesh/chaos-mesh": "config/crd/bases",
-    "github.com/external-secrets/external-secrets": "config/crds/bases",
+    "github.com/external-secrets/external-secrets": "config/crds/bases",  # pragma: allowlist secret - a folder
     "github.com/prometheus-operator/prometheus-operator": "example/prometheus-operator-crd",
     "sigs.k8s.io/gateway-api": "config/crd/standard",
 }

@@ -191,10 +191,27 @@ def test_the_facts_of_a_service_are_its_answers(default_project: Path, defaults:
             "version": "0.1.0",
             "team": "platform",
             "repository": "https://github.com/example-org/sre-demo-api",
+            "image_repository": "ghcr.io/example-org/sre-demo-api",
         },
         "slo": {"availability_percent": 99.9, "latency_threshold_ms": 300, "latency_percent": 99},
         "ports": {"http": 8000, "metrics": 9000},
     }
+
+
+@pytest.mark.parametrize("overlay", ["dev", "prod", "staging"])
+def test_a_fresh_tree_holds_what_a_release_writes_but_for_what_runs(overlay: str, bake: Bake, run: Run) -> None:
+    project = bake(project_slug="shop", image_repository="registry.example.com:5000/acme/shop")
+    path = project / "k8s" / "overlays" / overlay / "release" / "kustomization.yaml"
+    fresh = path.read_text(encoding="utf-8").splitlines()
+
+    done = run("tools.release", overlay, f"sha256:{'0' * 64}", "1.2.3", cwd=project)
+
+    assert done.returncode == 0, done.stderr
+    released = path.read_text(encoding="utf-8").splitlines()
+    assert [both for both in zip(fresh, released, strict=True) if both[0] != both[1]] == [
+        ("    newTag: unreleased", f"    digest: sha256:{'0' * 64}"),
+        ("      app.kubernetes.io/version: unreleased", '      app.kubernetes.io/version: "1.2.3"'),
+    ]
 
 
 @pytest.mark.parametrize(

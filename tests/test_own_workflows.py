@@ -1,4 +1,4 @@
-"""The template's own pipeline runs its make targets, may do nothing but read, and leaves out no test."""
+"""The template's own pipeline runs its make targets, may do little but read, and leaves out no test."""
 
 import re
 import sys
@@ -73,19 +73,49 @@ def test_a_job_in_shards_has_all_of_them() -> None:
         assert shards == [f"{number}/{len(shards)}" for number in range(1, len(shards) + 1)]
 
 
-def test_nothing_may_do_more_than_read_and_no_job_can_hang_for_ever() -> None:
-    for workflow in workflows(ROOT).values():
-        assert workflow["permissions"] == {}
-        assert workflow["concurrency"]["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
+# What more than reading the repository each may; of the rest, nothing.
+FINDINGS = {"security-events": "write"}
+MORE = {
+    "release.yml: publish": {"contents": "write", "id-token": "write", "attestations": "write"},
+    "security.yml: code": FINDINGS,
+    "security.yml: scorecard": FINDINGS,
+}
+SIGNS = {name for name, granted in MORE.items() if "id-token" in granted}
+
+
+def test_what_may_do_more_than_read_is_few_and_known_and_no_job_can_hang_for_ever() -> None:
+    assert all(workflow["permissions"] == {} for workflow in workflows(ROOT).values())
     for name, job in jobs(ROOT):
-        assert job["permissions"] == {"contents": "read"}, name
+        assert job["permissions"] == {"contents": "read"} | MORE.get(name, {}), name
         assert job["timeout-minutes"], name
 
 
-def test_it_runs_for_pull_requests_main_and_every_week_on_three_systems() -> None:
-    (workflow,) = workflows(ROOT).values()
+def test_what_may_sign_and_write_installs_nothing_and_begins_with_a_tag_of_ours() -> None:
+    used = [step.get("uses", "").partition("@")[0] or step["run"] for name, step in steps(ROOT) if name in SIGNS]
+
+    assert used == ["actions/checkout", "actions/download-artifact", "actions/attest", "make publish"]
+    assert workflows(ROOT)["release.yml"][True] == {"push": {"tags": ["v*"]}}
+
+
+def test_updates_are_tested_from_every_release_in_the_whole_history() -> None:
+    whole = {
+        name: any(step.get("with", {}).get("fetch-depth") == 0 for step in job["steps"])
+        for name, job in jobs(ROOT)
+        if {"make test-ci", "make test-all", "make release"} & {step.get("run") for step in job["steps"]}
+    }
+
+    assert whole == {"ci.yml: longer": True, "ci.yml: all": True, "release.yml: build": True}
+
+
+@pytest.mark.parametrize("name", ["ci.yml", "security.yml"])
+def test_it_runs_for_pull_requests_main_and_every_week(name: str) -> None:
+    workflow = workflows(ROOT)[name]
     # YAML 1.1 reads the key `on` as a truth value.
     assert set(workflow[True]) == {"pull_request", "push", "schedule", "workflow_dispatch"}
+    assert workflow["concurrency"]["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
+
+
+def test_it_runs_on_three_systems() -> None:
     assert {str(job["runs-on"]).partition("-")[0] for _, job in jobs(ROOT)} == {"ubuntu", "macos", "windows"}
 
 

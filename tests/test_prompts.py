@@ -104,7 +104,7 @@ WRONG = [
     ("repository_url", "https://git.example.com/a/../b"),
     ("repository_url", "https://git.example.com/a.git"),
     ("repository_url", "https://user@git.example.com/a"),
-    ("repository_url", "https://user:token@git.example.com/a"),
+    ("repository_url", "https://user:token@git.example.com/a"),  # pragma: allowlist secret - made up
     ("repository_url", "https://git.example.com/a?b=c"),
     ("repository_url", "https://git.example.com/a#b"),
     ("repository_url", "https://git.example.com/a b"),
@@ -266,7 +266,7 @@ def test_all_wrong_answers_are_reported_at_once_and_nothing_is_left(run: Run, tm
         "project_slug": "../../escaped",
         "description": "a\u202eb",
         "organization": "Not Lower",
-        "repository_url": "https://user:token@git.example.com/a",
+        "repository_url": "https://user:token@git.example.com/a",  # pragma: allowlist secret - made up
         "image_repository": "ghcr.io/Not Lower/a:latest",
         "domain": "localhost",
         "team": "_",

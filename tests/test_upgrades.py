@@ -6,12 +6,13 @@ A release is the commit that set its version in `pyproject.toml`; the changelog 
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Run
+from release import releases
 
 # A service is generated, updated and generated again in each, which takes seconds.
 pytestmark = pytest.mark.ci
@@ -28,12 +29,17 @@ RELEASES = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", CHANGELOG, re.MULTILINE)[::-1]
 OLDEST, NEWEST = RELEASES[0], RELEASES[-1]
 
 
+@cache
+def history() -> dict[str, str]:
+    """The commit of each release. Tags are for people: this holds without them."""
+    return {str(version): commit for version, commit in releases().items()}
+
+
 def commit_of(release: str) -> str:
-    """The commit that set the version. Tags are for people: this holds without them."""
-    asked = ["log", "--reverse", "--format=%H", f'-Sversion = "{release}"', "--", "pyproject.toml"]
-    found = subprocess.run(["git", *asked], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    """The commit that set the version."""
+    found = history().get(release)
     assert found, f"no commit sets the version {release}: it is not released, or `git fetch --unshallow` is needed"
-    return found[0]
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +93,12 @@ class Maker:
     def commit(self, project: Path) -> None:
         self.git(project, "add", "--all")
         self.git(project, "commit", "--quiet", "--message=Go on")
+
+    def release(self, project: Path, environment: str) -> None:
+        """Let the environment run some image, as the pipeline does."""
+        digest, env = f"sha256:{'0' * 64}", {"PYTHONDONTWRITEBYTECODE": "1"}
+        done = self.run("tools.release", environment, digest, "1.2.3", cwd=project, env=env)
+        assert done.returncode == 0, done.stderr
 
     def update(self, project: Path, **changed: str | bool) -> None:
         """Take what is new, and with it other answers; nothing may be left for a person to do."""
@@ -151,7 +163,8 @@ def test_an_untouched_service_becomes_what_a_fresh_one_is(release: str, make: Ma
 def test_what_its_owner_changed_added_and_deleted_stays_so(release: str, make: Maker) -> None:
     project = make.service(release)
     append(project / "README.md", "Ours.")
-    append(project / "app" / "service.toml", "# ours")
+    facts = project / "app" / "service.toml"
+    facts.write_text(facts.read_text(encoding="utf-8").replace('"0.1.0"', '"1.2.3"'), encoding="utf-8", newline="\n")
     (project / "app" / "api" / "ours.py").write_text("ours = True\n", encoding="utf-8")
     (project / "CODEOWNERS").unlink()
     (project / "docs" / "architecture" / "LIFECYCLE.md").unlink(missing_ok=True)
@@ -161,7 +174,7 @@ def test_what_its_owner_changed_added_and_deleted_stays_so(release: str, make: M
 
     fresh = make.fresh(release)
     assert (project / "README.md").read_text(encoding="utf-8").endswith("\nOurs.\n")
-    assert (project / "app" / "service.toml").read_text(encoding="utf-8").endswith("\n# ours\n")
+    assert 'version = "1.2.3"' in facts.read_text(encoding="utf-8")
     assert (project / "app" / "api" / "ours.py").exists()
     assert not (project / "CODEOWNERS").exists()
     assert set(differences(project, fresh)) <= {
@@ -223,6 +236,11 @@ def test_a_renamed_service_changes_everywhere_but_in_the_name_of_its_folder(make
     make.update(project, **named)
 
     assert project.name == "sre-demo-api"
-    # What a release wrote stays. docs/upgrading.md tells to change the names there.
-    releases = [f"k8s/overlays/{environment}/release/kustomization.yaml" for environment in ("dev", "prod", "staging")]
-    assert differences(project, make.fresh(NEWEST, **named)) == releases
+    fresh = make.fresh(NEWEST, **named)
+    environments = ("dev", "prod", "staging")
+    # What releases wrote stays, until the next ones.
+    assert differences(project, fresh) == [f"k8s/overlays/{one}/release/kustomization.yaml" for one in environments]
+    for tree in (project, fresh):
+        for environment in environments:
+            make.release(tree, environment)
+    assert differences(project, fresh) == []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from tools import delivery
 from tools.compose import ROOT
 from tools.kubectl import Cluster, ClusterError, contexts, current_context, kubectl
-from tools.overlay import SERVICE, Overlay, Target, environments, permitted, render
+from tools.overlay import IMAGE_REPOSITORY, SERVICE, Overlay, Target, environments, permitted, render
 from tools.smoke import smoke
 
 # The oldest Kubernetes that the manifests are for.
@@ -93,13 +93,16 @@ def cluster_problems(overlay: Overlay, cluster: Cluster) -> list[str]:
 
 
 def image_problems(overlay: Overlay) -> list[str]:
-    """Images that another push could replace: only dev may run them."""
+    """An image by an old name of the service or of its images; and, but for dev, images that a push could replace."""
+    release = f"make release ENV={overlay.environment} DIGEST=sha256:… VERSION=1.2.3"
+    if not re.match(rf"{re.escape(IMAGE_REPOSITORY)}[:@]", overlay.image):
+        old = f"k8s/overlays/{overlay.environment}/release has a name of before. Write it anew: {release}"
+        return [f"{overlay.environment} would run {overlay.image}, and images are in {IMAGE_REPOSITORY}: {old}"]
     if overlay.environment == "dev":
         return []
     images = sorted({image for manifest in overlay.manifests for image in manifest.images})
     return [
-        f"{overlay.environment} would run {image}, which has no digest. Write one: "
-        f"make release ENV={overlay.environment} DIGEST=sha256:… VERSION=1.2.3"
+        f"{overlay.environment} would run {image}, which has no digest. Write one: {release}"
         for image in images
         if not re.search(r"@sha256:[0-9a-f]{64}$", image)
     ]

@@ -1,5 +1,6 @@
 """What an overlay in `k8s/overlays` says once `kubectl kustomize` has rendered it, for the other tools."""
 
+import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -10,7 +11,11 @@ from tools.kubectl import Cluster, ClusterError, kubectl
 
 OVERLAYS = ROOT / "k8s" / "overlays"
 
-SERVICE: str = tomllib.loads((ROOT / "app" / "service.toml").read_text(encoding="utf-8"))["service"]["name"]
+_FACTS: dict[str, str] = tomllib.loads((ROOT / "app" / "service.toml").read_text(encoding="utf-8"))["service"]
+
+# What images are called in manifests, and what a release makes of that; make hears the same variable.
+SERVICE = _FACTS["name"]
+IMAGE_REPOSITORY = os.environ.get("IMAGE_REPOSITORY") or _FACTS["image_repository"]
 
 VERSION_LABEL = "app.kubernetes.io/version"
 

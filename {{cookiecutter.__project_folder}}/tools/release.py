@@ -1,9 +1,13 @@
-"""`make release`: write which image and version an environment runs. Nothing else writes that file."""
+"""`make release`: write which image and version an environment runs. Nothing else writes that file.
+
+It is written as a whole, from the facts of this tree: updates of the template leave it alone, so a new name of the
+service or of its images gets there by the next release.
+"""
 
 import re
 import sys
 
-from tools.overlay import OVERLAYS, VERSION_LABEL, environments
+from tools.overlay import IMAGE_REPOSITORY, OVERLAYS, SERVICE, VERSION_LABEL, environments
 
 DIGEST = r"sha256:[0-9a-f]{64}"
 VERSION = r"\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?"
@@ -21,10 +25,22 @@ def problems(environment: str, digest: str, version: str) -> list[str]:
     return found
 
 
-def rewritten(text: str, digest: str, version: str) -> str:
-    """The release file with another image and version, and all else as it was."""
-    text = re.sub(r"^( +)(?:newTag: .*|digest: .*)$", rf"\g<1>digest: {digest}", text, flags=re.MULTILINE)
-    return re.sub(rf"^( +{re.escape(VERSION_LABEL)}:) .*$", rf'\g<1> "{version}"', text, flags=re.MULTILINE)
+def written(environment: str, digest: str, version: str) -> str:
+    """The release file."""
+    command = f"make release ENV={environment} DIGEST=sha256:… VERSION=…"
+    return f"""\
+# The version that {environment} runs. Only a release writes this file: `{command}`.
+apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+images:
+  - name: {SERVICE}
+    newName: {IMAGE_REPOSITORY}
+    digest: {digest}
+labels:
+  - includeTemplates: true
+    pairs:
+      {VERSION_LABEL}: "{version}"
+"""
 
 
 def main(arguments: list[str]) -> int:
@@ -34,11 +50,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("Nothing was written.\n" + "".join(f"- {problem}\n" for problem in found))
         return 1
     path = OVERLAYS / environment / "release" / "kustomization.yaml"
-    text = rewritten(path.read_text(encoding="utf-8"), digest, version)
-    if digest not in text or f'"{version}"' not in text:
-        sys.stderr.write(f"{path} has no line for a digest, or none for a version: restore it from Git.\n")
-        return 1
-    path.write_text(text, encoding="utf-8")
+    path.write_text(written(environment, digest, version), encoding="utf-8", newline="\n")
     sys.stdout.write(f"{environment} is to run {version}, {digest}: commit k8s/overlays/{environment}/release\n")
     return 0
 

@@ -46,6 +46,7 @@ class Service(_Frozen):
     version: str
     team: str
     repository: str
+    image_repository: str
 
 
 class Slo(_Frozen):

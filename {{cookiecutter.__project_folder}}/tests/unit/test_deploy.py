@@ -85,17 +85,13 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "k8s" / "overlays" / environment / "release"
         folder.mkdir(parents=True)
         (folder.parent / "kustomization.yaml").touch()
-        (folder / "kustomization.yaml").write_text(
-            "# why\nimages:\n  - name: shop\n    newTag: unreleased\nlabels:\n  - pairs:\n"
-            "      app.kubernetes.io/version: unreleased\n",
-            encoding="utf-8",
-        )
     (tmp_path / "k8s" / "contexts.toml").write_text('dev = ""\nstaging = "stage"\nprod = "live"\n', encoding="utf-8")
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "service.toml").write_text('[service]\nversion = "0.9.0"\n', encoding="utf-8")
     monkeypatch.setattr(deploy, "ROOT", tmp_path)
     monkeypatch.setattr(overlay, "OVERLAYS", tmp_path / "k8s" / "overlays")
     monkeypatch.setattr(release, "OVERLAYS", tmp_path / "k8s" / "overlays")
+    monkeypatch.setattr(deploy, "IMAGE_REPOSITORY", "ghcr.io/acme/shop")
     for name in ("CONTEXT", "CONFIRM", "TIMEOUT", "URL"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -237,6 +233,19 @@ def test_only_dev_runs_an_image_that_another_push_could_replace(
     kubectl.answer(rf"kustomize .*/{environment}", rendered(environment, image="ghcr.io/acme/shop:unreleased"))
 
     assert bool(deploy.image_problems(overlay.render(environment))) is refuses
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+@pytest.mark.parametrize("image", ["shop", f"shop@{DIGEST}", f"ghcr.io/acme/store@{DIGEST}", "ghcr.io/acme/shop-2:1"])
+def test_a_release_by_an_old_name_is_refused_with_the_command_that_renews_it(
+    image: str, environment: str, kubectl: Program
+) -> None:
+    kubectl.answer(rf"kustomize .*/{environment}", rendered(environment, image=image))
+
+    (reason,) = refused("deploy", environment)
+
+    assert reason.startswith(f"{environment} would run {image}, and images are in ghcr.io/acme/shop: ")
+    assert reason.endswith(f"Write it anew: make release ENV={environment} DIGEST=sha256:… VERSION=1.2.3")
 
 
 def test_nothing_is_changed_when_something_stands_in_the_way(
@@ -421,18 +430,33 @@ def test_before_the_first_release_the_version_of_the_tree_has_to_answer(
     assert deploy.expected_version(overlay.render("dev")) == expected
 
 
-def test_a_release_writes_its_digest_and_its_version_and_nothing_else(tree: Path) -> None:
-    file = tree / "k8s" / "overlays" / "staging" / "release" / "kustomization.yaml"
-    before = file.read_text(encoding="utf-8").splitlines()
+OLD_RELEASE = f"images:\n  - name: store\n    newName: ghcr.io/acme/store\n    digest: {DIGEST}\n"
 
-    for version in ("1.2.3", "1.2.4-rc.1"):
-        assert release.main(["staging", DIGEST, version]) == 0
-        after = file.read_text(encoding="utf-8").splitlines()
-        changed = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
-        assert changed == [
-            ("    newTag: unreleased", f"    digest: {DIGEST}"),
-            ("      app.kubernetes.io/version: unreleased", f'      app.kubernetes.io/version: "{version}"'),
-        ]
+
+@pytest.mark.parametrize("before", ["", OLD_RELEASE])
+@pytest.mark.parametrize("version", ["1.2.3", "1.2.4-rc.1"])
+def test_a_release_writes_what_runs_by_the_names_of_now(
+    version: str, before: str, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "SERVICE", "shop")
+    monkeypatch.setattr(release, "IMAGE_REPOSITORY", "ghcr.io/acme/shop")
+    file = tree / "k8s" / "overlays" / "staging" / "release" / "kustomization.yaml"
+    file.write_text(before, encoding="utf-8")
+
+    assert release.main(["staging", DIGEST, version]) == 0
+
+    assert file.read_text(encoding="utf-8").partition("\n")[2] == textwrap.dedent(f"""\
+        apiVersion: kustomize.config.k8s.io/v1alpha1
+        kind: Component
+        images:
+          - name: shop
+            newName: ghcr.io/acme/shop
+            digest: {DIGEST}
+        labels:
+          - includeTemplates: true
+            pairs:
+              app.kubernetes.io/version: "{version}"
+        """)
 
 
 def test_a_release_that_is_none_is_refused_for_all_its_faults(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -442,12 +466,3 @@ def test_a_release_that_is_none_is_refused_for_all_its_faults(tree: Path, capsys
     assert said.startswith("Nothing was written.\n- ENV is 'production'")
     assert "- DIGEST is 'sha256:abc'" in said
     assert "- VERSION is 'latest'" in said
-
-
-def test_a_release_file_without_its_lines_is_left_as_it_is(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tree / "k8s" / "overlays" / "dev" / "release" / "kustomization.yaml"
-    file.write_text("images: []\n", encoding="utf-8")
-
-    assert release.main(["dev", DIGEST, "1.2.3"]) == 1
-    assert file.read_text(encoding="utf-8") == "images: []\n"
-    assert "restore it from Git" in capsys.readouterr().err
