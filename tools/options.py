@@ -35,7 +35,7 @@ What each choice adds to the tree, beside what every service has. `make options`
 names of files and the prune table in `hooks/post_gen_project.py`. Text within shared files differs as well. All other
 answers, such as names, addresses and objectives, are only written into files.
 
-Change an answer later by `cruft update --variables-to-update`: [upgrading](upgrading.md#change-an-answer).
+Change an answer later by `cruft update -y --variables-to-update`: [upgrading](upgrading.md#change-an-answer).
 """
 
 
