@@ -11,6 +11,7 @@ The word after ```sh is one of:
 - `needs: ...`: whoever types it needs something from `NEEDED`.
 """
 
+import json
 import os
 import re
 import signal
@@ -27,7 +28,7 @@ from typing import IO, Any
 
 import components
 import pytest
-from conftest import FOLDER, ROOT, Run
+from conftest import FOLDER, ROOT, Bake, Run
 from test_docs import DOCUMENTS
 from test_service import CACHE, default_python, environment_name, make
 
@@ -320,6 +321,7 @@ def test_blocks_of_the_readme_run_as_they_stand_with_other_answers_too(
 @pytest.mark.parametrize("answers", [{}, OTHERS], ids=["defaults", "others"])
 def test_a_test_that_a_block_names_does_what_the_block_says(answers: dict[str, str], service: Maker) -> None:
     project = service(**answers)
+    unproven = []
     for tree, documents in ((ROOT, DOCUMENTS), (project, sorted(project.rglob("*.md")))):
         for document in documents:
             for block in blocks(document.read_text(encoding="utf-8")):
@@ -328,5 +330,41 @@ def test_a_test_that_a_block_names_does_what_the_block_says(answers: dict[str, s
                     place = ROOT if test.startswith("the template's ") else tree
                     text = (place / test.removeprefix("the template's ")).read_text(encoding="utf-8")
                     words = set(re.findall(r"[^\s\"'(),]+", text))
-                    missing = [command for command in block.commands if not set(command.split()) <= words]
-                    assert document.name in text or missing == [], (document, block.tag)
+                    missing = [one for one in block.commands if one not in text and not set(one.split()) <= words]
+                    unproven += [(document.name, test, command) for command in missing if document.name not in text]
+
+    assert not unproven, "\n".join(map(str, unproven))
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("answers", [{}, OTHERS], ids=["defaults", "others"])
+@pytest.mark.parametrize("program", ["docker", "kubectl"])
+def test_a_program_understands_what_documents_say_to_it(
+    program: str, answers: dict[str, str], bake: Bake, tmp_path: Path
+) -> None:
+    """A command with a flag that is none, or without a word that is wanted, ends before anybody is asked."""
+    project = bake(**answers)
+    nobody = {"clusters": [{"name": "it", "cluster": {"server": "http://127.0.0.1:1"}}], "current-context": "it"}
+    context = {"contexts": [{"name": "it", "context": {"cluster": "it"}}]}
+    (tmp_path / "kubeconfig").write_text(json.dumps(nobody | context), encoding="utf-8")
+    programs = [components.build(name) for name in ("kubernetes", "argo-rollouts")] if program == "kubectl" else []
+    environment = os.environ | {
+        "DOCKER_HOST": "tcp://127.0.0.1:1",
+        "KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
+    }
+    # What is said when nobody is there, or before: a terminal and a file are not there either.
+    refusals = ("refused", "annot connect to the Docker daemon", "not a TTY", "tls.crt: no such file")
+    # Each on its own, up to where its quotes are closed.
+    command = re.compile(rf"^(?:\w+=\S+ )*{program} (?:'[^']*'|\\\n|[^'\n])*", re.MULTILINE)
+    pages = [page.read_text(encoding="utf-8") for page in sorted(project.rglob("*.md"))]
+    commands = {said for page in pages for block in blocks(page) for said in command.findall(block.script)}
+
+    assert len(commands) > 20
+    for said in sorted(commands):
+        where: dict[str, Any] = {"cwd": project, "env": environment, "stdin": subprocess.DEVNULL}
+        try:
+            answer = subprocess.run(["sh", "-c", said], **where, capture_output=True, timeout=10, check=False).stderr
+        except subprocess.TimeoutExpired as asking:
+            answer = asking.stderr or b""
+        assert any(refusal in answer.decode() for refusal in refusals), f"{said}\n{answer.decode()}"
