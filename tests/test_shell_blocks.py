@@ -2,7 +2,7 @@
 
 These tests run it, another one does, or it needs what no test has.
 
-The word after ```sh is one of:
+What stands after ```sh is one of:
 
 - `run`: it is run here as it stands, in the tree that the document is in, block after block.
 - `run with: ...`: the same, with something from `GIVEN`.
@@ -14,6 +14,7 @@ The word after ```sh is one of:
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from textwrap import dedent
 from typing import IO, Any
 
 import components
+import httpx
 import pytest
 from conftest import FOLDER, ROOT, Bake, Run
 from test_docs import DOCUMENTS
@@ -55,7 +57,10 @@ NEEDED = {
     "Argo Rollouts",
     "the template on GitHub",
 }
-# What makes a page too long for `make test`.
+# What each kind of tag may name after its colon.
+KNOWN: Mapping[str, set[str]] = {"run": set(), "run until Ctrl-C": set(), "run with": set(GIVEN), "needs": NEEDED}
+
+# `make test` has Python, make and Git, and no time for these.
 LONG = {"minutes", "pipx", "promtool"}
 
 # Other answers, for pages that say other things then.
@@ -108,7 +113,7 @@ def runnable(documents: list[Path]) -> list[Any]:
     found = []
     for document in documents:
         wanted = [tag for tag in tags(document) if tag.startswith("run")]
-        long = any(thing in tag for tag in wanted for thing in LONG)
+        long = any(thing in tag for tag in wanted for thing in LONG) or "curl " in document.read_text(encoding="utf-8")
         if wanted:
             found.append(pytest.param(document, id=name(document), marks=[pytest.mark.ci] if long else []))
     return found
@@ -116,22 +121,20 @@ def runnable(documents: list[Path]) -> list[Any]:
 
 @pytest.mark.parametrize("document", SOURCES, ids=name)
 def test_each_block_of_shell_says_what_proves_it(document: Path) -> None:
-    fences = re.findall(
-        r"^ *(?:```|~~~)(?:bash|console|shell|zsh).*$", document.read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert fences == [], "all shell is `sh`"
+    text = document.read_text(encoding="utf-8")
+    assert re.findall(r"^ *(?:```|~~~)(?:bash|console|shell|zsh).*$", text, re.MULTILINE) == [], "all shell is `sh`"
+    assert len(blocks(text)) == len(tags(document)), "a block does not end where it begins"
 
     for tag in tags(document):
         block = Block(tag, "")
-        known = {"run": set(), "run until Ctrl-C": set(), "run with": set(GIVEN), "needs": NEEDED}
         if block.kind == "tested":
             test = tag.removeprefix("tested: ")
             tree = SERVICE if document.is_relative_to(SERVICE) and not test.startswith("the template's ") else ROOT
             assert (tree / test.removeprefix("the template's ")).is_file(), tag
         else:
-            assert block.kind in known, f"{tag!r}: say what proves it, as tests/test_shell_blocks.py tells"
-            assert set(block.named) <= known[block.kind], tag
-            assert bool(block.named) == bool(known[block.kind]), tag
+            assert block.kind in KNOWN, f"{tag!r}: say what proves it, as tests/test_shell_blocks.py tells"
+            assert set(block.named) <= KNOWN[block.kind], tag
+            assert bool(block.named) == bool(KNOWN[block.kind]), tag
 
 
 @pytest.fixture(scope="session")
@@ -190,9 +193,10 @@ class Terminal:
     """
 
     def __init__(self, folder: Path, service: Path, environment: Mapping[str, str], scratch: Path) -> None:
-        self.folder, self.service = folder, service
+        self.folder = folder
         venv = CACHE / environment_name(service, default_python())
         api, metrics = available((0, 0))
+        self.ready = f"http://127.0.0.1:{api}/health/ready"
         # What people have installed, here of the environment of the tests; and it is what `make` finds in `CI`.
         programs = scratch / "bin"
         programs.mkdir()
@@ -221,7 +225,7 @@ class Terminal:
         """
         with tempfile.TemporaryFile("w+", encoding="utf-8") as said, self.shell(script, said, environment) as process:
             try:
-                process.communicate(b"y\n" * 9, timeout=900)
+                process.communicate(b"y\n" * 9, timeout=1800)
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -248,8 +252,9 @@ class Terminal:
                 try:
                     deadline = time.monotonic() + 60
                     while process.poll() is None and time.monotonic() < deadline:
-                        if self.run("curl --fail --silent http://localhost:8000/health/ready")[0] == 0:
-                            break
+                        with suppress(httpx.TransportError):
+                            if httpx.get(self.ready).is_success:
+                                break
                         time.sleep(0.1)
                     yield
                 finally:
@@ -273,10 +278,11 @@ def play(page: str, terminal: Terminal, after: Callable[[], None]) -> int:
                 stack.enter_context(terminal.serving(block.script if begins else "make run"))
                 serves = True
             if block.kind in ("run", "run with"):
-                tools = (
-                    {"PROMTOOL": str(components.build("prometheus") / "promtool")} if "promtool" in block.named else {}
-                )
-                code, said = terminal.run(block.script, **tools)
+                assert "curl " not in block.script or shutil.which("curl"), "missing: apt-get install curl"
+                environment = {}
+                if "promtool" in block.named:
+                    environment["PROMTOOL"] = str(components.build("prometheus") / "promtool")
+                code, said = terminal.run(block.script, **environment)
                 assert code == 0, f"{block.script}\n{said[-9000:]}"
                 after()
             played += block.kind.startswith("run")
@@ -305,7 +311,9 @@ def test_blocks_of_a_service_run_as_they_stand(
     project = service()
     page = (project / document.relative_to(SERVICE)).read_text(encoding="utf-8")
 
-    assert play(page, Terminal(project, project, environment, tmp_path), lambda: service.commit(project))
+    played = play(page, Terminal(project, project, environment, tmp_path), lambda: service.commit(project))
+
+    assert played == sum(tag.startswith("run") for tag in tags(document))
 
 
 @pytest.mark.ci
@@ -348,7 +356,8 @@ def test_a_program_understands_what_documents_say_to_it(
     context = {"contexts": [{"name": "it", "context": {"cluster": "it"}}]}
     (tmp_path / "kubeconfig").write_text(json.dumps(nobody | context), encoding="utf-8")
     programs = [components.build(name) for name in ("kubernetes", "argo-rollouts")] if program == "kubectl" else []
-    environment = os.environ | {
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("COMPOSE_", "DOCKER_", "KUBE"))}
+    environment = ours | {
         "DOCKER_HOST": "tcp://127.0.0.1:1",
         "KUBECONFIG": str(tmp_path / "kubeconfig"),
         "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
