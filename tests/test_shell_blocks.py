@@ -60,8 +60,9 @@ NEEDED = {
 # What each kind of tag may name after its colon.
 KNOWN: Mapping[str, set[str]] = {"run": set(), "run until Ctrl-C": set(), "run with": set(GIVEN), "needs": NEEDED}
 
-# `make test` has Python, make and Git, and no time for these.
-LONG = {"minutes", "pipx", "promtool"}
+# `make test` has Python, make and Git, and no time: what in a page makes it one for later.
+CI = ("curl ", "a running service", "pipx", "promtool")
+LONG = "run with: minutes"
 
 # Other answers, for pages that say other things then.
 OTHERS = {"database": "none", "ci_system": "both", "deployment": "kubectl", "release_strategy": "canary"}
@@ -112,10 +113,11 @@ def runnable(documents: list[Path]) -> list[Any]:
     """The documents with something to run, as parameters."""
     found = []
     for document in documents:
-        wanted = [tag for tag in tags(document) if tag.startswith("run")]
-        long = any(thing in tag for tag in wanted for thing in LONG) or "curl " in document.read_text(encoding="utf-8")
-        if wanted:
-            found.append(pytest.param(document, id=name(document), marks=[pytest.mark.ci] if long else []))
+        text = document.read_text(encoding="utf-8")
+        if any(tag.startswith("run") for tag in tags(document)):
+            ci = [pytest.mark.ci] if any(thing in text for thing in CI) else []
+            marks = [pytest.mark.long] if LONG in text else ci
+            found.append(pytest.param(document, id=name(document), marks=marks))
     return found
 
 
