@@ -261,7 +261,7 @@ def write_link(project: Path, answers: Mapping[str, Any]) -> list[str]:
         return [f"not linked: {error}", "to get them, run: cruft link <Git address of the template>"]
     text = json.dumps(state, ensure_ascii=False, indent=2, separators=(",", ": "))
     (project / ".cruft.json").write_bytes(f"{text}\n".encode(errors="surrogateescape"))
-    return [f"linked to {state['template']} at {state['commit'][:7]}", "to get them, run: cruft update"]
+    return [f"linked to {state['template']} at {state['commit'][:7]}", "to get them, run: make template-update"]
 
 
 def closing_message(

@@ -4,21 +4,41 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import components
 import pytest
 from conftest import ROOT, Bake
 
-LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
+# In text, and in the pictures that Mermaid draws.
+LINK = re.compile(r"""(?:\]\(|^ *click \w+ ")(?!https?://)([^)"#\s]*)(?:#([^)"\s]+))?""", re.MULTILINE)
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not any(part.startswith((".", "{{")) for part in path.parts))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_to_files_that_exist(document: Path) -> None:
-    links = LINK.findall(document.read_text(encoding="utf-8"))
+def anchors(document: Path) -> set[str]:
+    """What a link into a document may end in, as GitHub makes it of headings."""
+    text = re.sub(r"^ *```.*?^ *```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found: Counter[str] = Counter()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading.strip().lower())
+        found[re.sub(r"[^\w\- ]", "", words).replace(" ", "-")] += 1
+    return {f"{anchor}-{number}" if number else anchor for anchor, times in found.items() for number in range(times)}
 
-    assert [link for link in links if not (document.parent / link).exists()] == []
+
+def dead_links(document: Path) -> list[str]:
+    """The links of a document that lead to no file, or to no heading."""
+    dead = []
+    for path, anchor in LINK.findall(document.read_text(encoding="utf-8")):
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            dead.append(f"{path}#{anchor}")
+    return dead
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_exist(document: Path) -> None:
+    assert dead_links(document) == []
 
 
 @pytest.mark.parametrize(
@@ -28,15 +48,29 @@ def test_links_lead_to_files_that_exist(document: Path) -> None:
         {"database": "none", "observability_stack": "no"},
         {"load_tests": "no"},
         {"chaos_drills": "no"},
-        {"ci_system": "none", "deployment": "kubectl", "exposure": "cluster-internal"},
+        {"ci_system": "both", "deployment": "kubectl", "release_strategy": "canary", "exposure": "ingress"},
+        {"ci_system": "none", "exposure": "cluster-internal", "deployment": "kubectl"},
+        {"ci_system": "jenkins", "exposure": "load-balancer", "production_image": "standard"},
     ],
     ids=str,
 )
-def test_links_of_a_generated_service_lead_to_files_that_exist(answers: dict[str, str], bake: Bake) -> None:
-    for document in bake(**answers).rglob("*.md"):
-        links = LINK.findall(document.read_text(encoding="utf-8"))
+def test_links_of_a_generated_service_lead_to_files_and_headings_that_exist(
+    answers: dict[str, str], bake: Bake
+) -> None:
+    project = bake(**answers)
+    dead = {str(document.relative_to(project)): dead_links(document) for document in project.rglob("*.md")}
 
-        assert [link for link in links if not (document.parent / link).exists()] == [], document
+    assert {document: links for document, links in dead.items() if links} == {}
+
+
+def test_anchors_are_made_as_github_makes_them(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# What, `make up`?\n## Twice\n## Twice\n## A [link](b.md) & snake_case\n```sh\n# no heading\n```\n",
+        encoding="utf-8",
+    )
+
+    assert anchors(page) == {"what-make-up", "twice", "twice-1", "a-link--snake_case"}
 
 
 @pytest.mark.parametrize(

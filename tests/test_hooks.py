@@ -454,7 +454,7 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
         "            k8s/components/load-balancer (exposure = gateway-api)",
         "            NOTICE (license = MIT)",
         f"  Updates:  linked to {template} at {link['commit'][:7]}",
-        "            to get them, run: cruft update",
+        "            to get them, run: make template-update",
         "",
         "Next:",
         "  cd sre-demo-api",

@@ -129,16 +129,6 @@ def test_without_a_usable_python_make_says_what_to_install(project: Path) -> Non
     assert "No Python 3.11 or newer with venv was found" in result.stderr
 
 
-def test_the_tests_run_as_the_readme_says_without_make(project: Path) -> None:
-    make(project)
-    binaries = CACHE / environment_name(project, default_python()) / "bin"
-    pytest_command = [str(binaries / "pytest"), "tests/unit/", "-v", "--cov=app", "--cov-report=html"]
-
-    run(pytest_command, project)
-
-    assert (project / "htmlcov" / "index.html").exists()
-
-
 def test_everything_a_developers_commands_leave_behind_is_ignored_by_git(project: Path) -> None:
     run(["git", "init", "--quiet"], project)
     run(["git", "add", "--all"], project)

@@ -33,7 +33,7 @@ HEAD = """\
 # Options
 
 What is asked, in this order. Each default works. Answers that cannot work are refused together, each with its rule and
-an example that passes, and nothing is left on disk. Change an answer later by `cruft update --variables-to-update`:
+an example that passes, and nothing is left on disk. Change an answer later by `cruft update -y --variables-to-update`:
 [upgrading](upgrading.md#change-an-answer).
 
 `make options` writes this page from the prompts, the names of files and the prune table in `hooks/post_gen_project.py`.

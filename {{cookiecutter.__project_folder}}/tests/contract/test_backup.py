@@ -34,7 +34,7 @@ Shell = Callable[[str], str]
 
 def blocks(text: str) -> list[str]:
     """What a text says to type into a shell, in order."""
-    return [dedent(block) for _, block in re.findall(r"^( *)```sh\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)]
+    return [dedent(block) for _, block in re.findall(r"^( *)```sh[^\n]*\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)]
 
 
 def section(heading: str) -> list[str]:
