@@ -6,11 +6,20 @@ it asks. This one knows what the service answers with, HTTP/1.1 with a length, a
 
 import asyncio
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+# So long a connection is used. Users come and go, and a replica that is new gets requests by new connections only.
+CONNECTION_SECONDS = 5.0
+
+
+class _Connection(NamedTuple):
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    until: float
 
 
 class NoAnswerError(Exception):
@@ -51,9 +60,10 @@ class Client:
         fields = {"Host": self._named, "Content-Length": str(len(body)), **headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         try:
-            reader, writer = self._unused() or await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+            connection = self._unused() or await self._connect()
         except OSError as error:
             raise NoAnswerError(str(error)) from error
+        reader, writer, until = connection
         try:
             writer.write(f"{method} {self._prefix}{path} HTTP/1.1\r\n{head}\r\n".encode() + body)
             answer = parsed(await reader.readuntil(b"\r\n\r\n"))
@@ -63,25 +73,29 @@ class Client:
             if isinstance(error, OSError | EOFError | ValueError | asyncio.LimitOverrunError):
                 raise NoAnswerError(str(error)) from error
             raise
-        if answer.headers.get("connection", "").lower() == "close":
+        if answer.headers.get("connection", "").lower() == "close" or time.monotonic() > until:
             writer.close()
         else:
-            self._idle.append((reader, writer))
+            self._idle.append(connection)
         return answer
+
+    async def _connect(self) -> _Connection:
+        reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+        return _Connection(reader, writer, time.monotonic() + CONNECTION_SECONDS)
 
     def _unused(self) -> _Connection | None:
         """The connection that was used last, if there is any that the service has not closed meanwhile."""
         while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():
-                return reader, writer
-            writer.close()
+            connection = self._idle.pop()
+            if not connection.reader.at_eof():
+                return connection
+            connection.writer.close()
         return None
 
     def close(self) -> None:
         """Close the connections that are idle."""
-        for _, writer in self._idle:
-            writer.close()
+        for connection in self._idle:
+            connection.writer.close()
         self._idle.clear()
 
 

@@ -34,13 +34,33 @@ def test_a_connection_that_the_service_has_closed_is_not_used_again(start: Calla
     async def talk() -> int:
         client = Client(f"http://127.0.0.1:{service.port}")
         await client.send("GET", ITEMS, {})
-        ((reader, _),) = client._idle
-        assert await reader.read() == b""
+        (connection,) = client._idle
+        assert await connection.reader.read() == b""
         answer = await client.send("GET", ITEMS, {})
         client.close()
         return answer.status
 
     assert asyncio.run(asyncio.wait_for(talk(), 10)) == 200
+
+
+def test_a_connection_is_used_for_a_while_and_not_for_ever(
+    start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = start()
+    service.wait_until("/health/ready", 200)
+
+    async def talk() -> list[int]:
+        client = Client(f"http://127.0.0.1:{service.port}")
+        kept = []
+        for seconds in (60.0, 0.0):
+            monkeypatch.setattr("tests.chaos.client.CONNECTION_SECONDS", seconds)
+            client.close()
+            await client.send("GET", ITEMS, {})
+            kept.append(len(client._idle))
+        client.close()
+        return kept
+
+    assert asyncio.run(talk()) == [1, 0]
 
 
 def test_steady_traffic_succeeds(start: Callable[..., Service]) -> None:
