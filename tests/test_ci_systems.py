@@ -7,7 +7,7 @@ from pathlib import Path
 import gates
 import pytest
 from conftest import Bake
-from test_docs import LINK as LINKED
+from test_docs import dead_links
 from test_generation import LINK, files, text_of
 
 # How each system shows. What a Git host is needs no pipeline: `CODEOWNERS` and addresses of other projects stay.
@@ -62,7 +62,7 @@ def test_no_page_names_a_file_of_a_system_that_is_not_there(choice: str, bake: B
         text = page.read_text(encoding="utf-8")
         named = re.findall(r"(?:\.github|ci-cd/jenkins)/[\w./-]*\w", text)
         assert [name for name in named if not (project / name).exists()] == [], page
-        assert [link for link in LINKED.findall(text) if not (page.parent / link).exists()] == [], page
+        assert dead_links(page) == [], page
 
 
 @pytest.mark.parametrize("choice", CHOSEN)

@@ -447,7 +447,7 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
         "            load_tests = yes",
         "            chaos_drills = yes",
         "            license = MIT",
-        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 30 more (database = none)",
+        "  Left out: migrations, app/storage/sql.py, app/storage/engine.py and 31 more (database = none)",
         "            ci-cd/jenkins, tests/unit/test_jenkins.py, tools/jenkins.py (ci_system = github-actions)",
         "            k8s/components/canary (release_strategy = rolling)",
         "            k8s/components/ingress (exposure = gateway-api)",
