@@ -38,7 +38,7 @@ def _row(one: Mapping[str, Any], bare: Mapping[str, Any] | None) -> str:
     if bare is None:
         without = "not tried"
     else:
-        failed = [check["says"] for check in bare["checks"] if check["held"] is False]
+        failed = [check["says"] for check in bare["checks"] if check["held"] is False and not check["precondition"]]
         without = f"{one['protection']} off: {'; '.join(failed) or 'held all the same'}"
     cells = (
         one["scenario"],

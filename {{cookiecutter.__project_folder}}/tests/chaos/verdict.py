@@ -60,12 +60,14 @@ class Check:
         measured: what was seen, for people.
         wanted: what should have been.
         held: whether it was. None: it could not be judged here.
+        precondition: whether it is about the run: where it is false, nothing is known of the service.
     """
 
     says: str
     measured: str
     wanted: str
     held: bool | None
+    precondition: bool = False
 
 
 def judge(drill: Drill, seen: Seen, slo: Slo) -> list[Check]:
@@ -82,6 +84,12 @@ def held(checks: Iterable[Check]) -> bool:
     return all(check.held is not False for check in checks)
 
 
+def refuted(checks: Iterable[Check]) -> bool:
+    """Whether a run that tells of the service saw the hypothesis fail."""
+    every = list(checks)
+    return all(check.held for check in every if check.precondition) and not held(every)
+
+
 def _names(drill: Drill) -> str:
     return ", ".join(alert.name for alert in drill.alerts) or "none"
 
@@ -94,6 +102,7 @@ def _punctual(seen: Seen) -> Check:
         f"99 % at most {1000 * late:.0f} ms late" if not math.isnan(late) else "nothing was sent",
         f"at most {1000 * LATE_SECONDS:.0f} ms late",
         held=late <= LATE_SECONDS,
+        precondition=True,
     )
 
 
@@ -109,6 +118,7 @@ def _steady(seen: Seen, slo: Slo) -> Check:
         f"{_shown(Measure.AVAILABILITY, availability)}, p99 {_shown(Measure.P99, p99)}{pages}",
         f"at least {slo.availability_percent:g} %, p99 at most {slo.latency_threshold_ms} ms",
         held=well,
+        precondition=True,
     )
 
 
