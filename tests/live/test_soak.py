@@ -72,9 +72,10 @@ def trends(stack: Stack, begin: float, end: float) -> list[Trend]:
 def soak(stack: Stack, rate: float, seconds: int) -> tuple[list[Trend], int]:
     """Send half of a rate for so long: what grew, and how many requests there were. None may fail."""
     begin = time.time()
-    load(stack, "soak", rate, seconds)
+    said = load(stack, "soak", rate, seconds)
     count, failures = requests(stack)
-    assert failures == 0
+    told = (stack.project / "reports" / "load_failures.csv").read_text(encoding="utf-8")
+    assert failures == 0, f"{told}\n{said}"
     assert count > 0.9 * rate / 2 * seconds
     return trends(stack, begin + WARM_UP_SHARE * seconds, begin + seconds), count
 
