@@ -72,7 +72,7 @@ test-all: $(READY) ## Say what is missing for the longer tests, then run all tes
 	$(PYTEST) -m '(ci or long) and not cluster'
 
 .PHONY: drills
-drills: $(READY) ## Run all drills, by hand and on an idle machine (two hours), and write what they saw into docs/drills
+drills: $(READY) ## Run all drills, by hand and on an idle machine (three hours), and write what they saw into docs/drills
 	$(BIN)/python -m pytest -m drills tests/cluster/test_cluster_drills.py tests/live/test_all_drills.py
 
 .PHONY: soak
