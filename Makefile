@@ -77,7 +77,7 @@ drills: $(READY) ## Run all drills, by hand and on an idle machine (three hours)
 
 .PHONY: soak
 soak: $(READY) ## Send half of what the service can do for half an hour, by hand and on an idle machine, and write docs/soak.md
-	$(BIN)/python -m pytest -m drills tests/live/test_soak.py
+	$(BIN)/python -m pytest -m drills tests/live/test_load.py
 
 .PHONY: lint
 lint: $(READY) ## Check style and formatting of Python, YAML and shell

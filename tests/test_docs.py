@@ -1,5 +1,7 @@
 """Documents agree with what they describe, and their links lead somewhere."""
 
+import json
+import math
 import re
 import subprocess
 import sys
@@ -161,3 +163,18 @@ def test_the_page_of_options_is_what_prompts_names_and_prune_table_say() -> None
     import options
 
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == options.page(), "run `make options`"
+
+
+def test_the_readme_tells_what_the_drill_of_its_picture_saw() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"\((docs/drills/[a-z-]+)\.svg\)", readme)
+    drill = json.loads((ROOT / f"{picture}.json").read_text(encoding="utf-8"))
+    told = re.search(
+        r"after (\d+) seconds and led to its runbook, and (\d+) seconds after the database was back", readme
+    )
+
+    began = drill["phases"]["fault"][0]
+    paged = min(one["seen"] - began for one in drill["alerts"] if one["severity"] == "page")
+    assert told
+    assert drill["held"]
+    assert [int(told[1]), int(told[2])] == [round(paged), math.ceil(drill["recovered_after_seconds"])]

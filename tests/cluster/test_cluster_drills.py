@@ -107,5 +107,5 @@ def test_a_drill_holds_with_its_protection_and_fails_without(
 
     code, said = staging.drill(name, *flags)
 
-    drill_results.keep(staging.project, suffix="-canary" if strategy == "canary" else "")
+    drill_results.keep(staging.project, suffix=drill_results.CANARY if strategy == "canary" else "")
     assert code == (0 if protected else 1), said

@@ -101,6 +101,10 @@ class Stack:
             pytest.fail(f"docker compose {' '.join(words)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}", pytrace=False)
         return done.stdout
 
+    def wait(self, service: str) -> int:
+        """Wait until a service ends; its exit code."""
+        return self._run("docker", "compose", "wait", service).returncode
+
     def _run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             command, cwd=self.project, env=self.environment, capture_output=True, text=True, check=False
@@ -189,6 +193,19 @@ class Stack:
 def tags_of(trace: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     """The tags of each span of one of Jaeger's traces."""
     return ({tag["key"]: tag["value"] for tag in span["tags"]} for span in trace["spans"])
+
+
+def started(cookies: Any, prefix: str) -> Iterator[Stack]:
+    """The stack of the default answers, by a name that nothing else has; nothing of it stays."""
+    project = Path(cookies.bake(template=str(ROOT)).project_path)
+    stack = Stack(project, f"{prefix}-{uuid4().hex[:8]}")
+    try:
+        stack.prepare()
+        stack.up()
+        yield stack
+    finally:
+        stack.remove()
+    assert stack.leftovers() == []
 
 
 def for_drills(cookies: Any) -> Iterator[Stack]:

@@ -20,7 +20,7 @@ import pytest
 import queries
 from conftest import ROOT
 from queries import SERVICE
-from stack import Stack, tags_of, wait_for
+from stack import Stack, started, tags_of, wait_for
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("stack")]
 
@@ -43,17 +43,10 @@ LOGS = [
 
 @pytest.fixture(scope="module")
 def stack(cookies_session: Any) -> Iterator[Stack]:
-    """The stack of the default answers, under traffic; nothing of it stays."""
-    project = Path(cookies_session.bake(template=str(ROOT)).project_path)
-    stack = Stack(project, f"live-{uuid4().hex[:8]}")
-    try:
-        stack.prepare()
-        stack.up()
+    """The stack of the default answers, under traffic."""
+    for stack in started(cookies_session, "live"):
         stack.compose("--profile=traffic", "up", "--detach", "traffic")
         yield stack
-    finally:
-        stack.remove()
-    assert stack.leftovers() == []
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def _alerts(drill: Drill, seen: Seen) -> Iterable[Check]:
     yield Check("nobody is paged for anything else", ", ".join(pages) or "none", "none", held=not pages)
 
 
-def _percent(part: int, whole: int) -> float:
+def _percent(part: float, whole: int) -> float:
     return 100 * part / whole if whole else math.nan
 
 
@@ -226,7 +226,7 @@ _MEASURES: Mapping[Measure, _Measured] = {
     Measure.SLOWEST: lambda s, *_: 1000 * max((one.seconds for one in s), default=math.nan),
     Measure.LIVE: lambda _, looks, *__: _percent(sum(one.live for one in looks), len(looks)),
     Measure.READY: lambda _, looks, *__: _percent(sum(one.ready for one in looks), len(looks)),
-    Measure.RETRIES: lambda s, looks, *_: _share_of(_increase(looks, r'retries_total\{.*"made"'), len(s)),
+    Measure.RETRIES: lambda s, looks, *_: _percent(_increase(looks, r'retries_total\{.*"made"'), len(s)),
     Measure.BREAKER_OPENS: lambda _, looks, span, __: _first(
         span, (one.at for one in looks if (one.total("circuit_breaker_state") or 0) > 0)
     ),
@@ -238,10 +238,6 @@ _MEASURES: Mapping[Measure, _Measured] = {
         max((count for at, count in seen.replicas if span.holds(at)), default=0)
     ),
 }
-
-
-def _share_of(count: float, whole: int) -> float:
-    return 100 * count / whole if whole else math.nan
 
 
 def _shown(measure: Measure, value: float) -> str:
