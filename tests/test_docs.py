@@ -178,3 +178,15 @@ def test_the_readme_tells_what_the_drill_of_its_picture_saw() -> None:
     assert told
     assert drill["held"]
     assert [int(told[1]), int(told[2])] == [round(paged), math.ceil(drill["recovered_after_seconds"])]
+
+
+@pytest.mark.parametrize(
+    "answers", [{}, {"release_strategy": "canary"}, {"database": "none", "observability_stack": "no"}], ids=str
+)
+def test_a_service_is_told_what_each_of_its_drills_measured_and_no_other(answers: dict[str, str], bake: Bake) -> None:
+    project = bake(**answers)
+    page = (project / "docs" / "troubleshooting" / "GAME-DAY.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- drills: written")[2].partition("<!-- drills: end")[0]
+
+    told = re.findall(r"^\| [^|]+ \| `([a-z-]+)` \|", table, re.MULTILINE)
+    assert sorted(told) == sorted(path.stem for path in (project / "tests" / "chaos" / "drills").glob("*.toml"))
