@@ -88,7 +88,7 @@ def test_workers_in_containers_make_the_load_and_their_master_judges_it(
     facts.write_text(re.sub(r"(latency_threshold_ms = ).*", rf"\g<1>{objective_ms}", text), encoding="utf-8")
     stack.environment |= {"SHAPE": "smoke", "RATE": "200", "LOAD_WORKERS": "2"}
     try:
-        stack.compose("--profile=load", "up", "--detach", "--build", "--scale=load-worker=2", *LOAD)
+        stack.compose("--profile=load", "up", "--detach", "--build", "--no-deps", "--scale=load-worker=2", *LOAD)
         ended = stack.wait("load-master")
         said = stack.compose("logs", "--no-log-prefix", "load-master")
     finally:
