@@ -19,8 +19,13 @@ def shown(svg: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="draws a terminal of Unix")
-def test_the_picture_of_generation_shows_what_a_terminal_shows_today() -> None:
+@pytest.mark.parametrize("wish", ["NO_COLOR", "FORCE_COLOR"])
+def test_the_picture_of_generation_shows_what_a_terminal_shows_today(
+    monkeypatch: pytest.MonkeyPatch, wish: str
+) -> None:
     import terminal
+
+    monkeypatch.setenv(wish, "1")
 
     kept, today = (shown(svg) for svg in (terminal.PICTURE.read_text(encoding="utf-8"), terminal.draw()))
 

@@ -23,6 +23,8 @@ PICTURE = ROOT / "docs" / "pictures" / "generation.svg"
 
 PUBLISHED = "gh:<owner>/cookiecutter-fastapi-sre"
 COLUMNS = 112
+# A wish of whoever draws about colours, which Rich reads from here, is not one about the picture.
+COLOUR_WISHES = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 ANSWERS = {"project_name": "Orders API", "team": "orders"}
 ENTER = b"\n"
 
@@ -49,7 +51,8 @@ def session(folder: Path) -> str:
     with subprocess.Popen(
         [sys.executable, "-m", "cookiecutter", str(ROOT)],
         cwd=folder,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)},
+        env={name: value for name, value in os.environ.items() if name not in COLOUR_WISHES}
+        | {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS)},
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
@@ -76,7 +79,7 @@ def draw() -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         shown = session(folder).replace(str(folder), "~").replace(str(ROOT), PUBLISHED)
-    console = Console(record=True, width=COLUMNS, file=io.StringIO())
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), no_color=False)
     console.print(Text(f"$ pipx run cookiecutter {PUBLISHED}\n", style="bold") + Text.from_ansi(shown))
     svg = console.export_svg(title="One command, some answers", unique_id="generation")
     # Of a font that would be fetched from elsewhere.
