@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import components  # noqa: E402
 from collector import Collector, build  # noqa: E402
 
 from demo.ports import LOOPBACK, available  # noqa: E402
@@ -247,7 +248,7 @@ def page(results: list[Result], date: str) -> str:
     )
     return f"""# What a collector's fault costs
 
-A service whose collector fails, and one whose collector is well (the real OpenTelemetry Collector 0.160.0), both with every
+A service whose collector fails, and one whose collector is well (the real OpenTelemetry Collector {components.release("otel-collector")}), both with every
 request traced, are asked `GET {PATH}` in turn, {SLICES * REQUESTS} times each. `benchmarks/collector_faults.py --write`
 measures it, and writes this.
 

@@ -86,7 +86,7 @@ PRUNE = (
         kept_by=("jenkins", "both"),
         paths=("ci-cd/jenkins", "tests/unit/test_jenkins.py", "tools/jenkins.py"),
     ),
-    Rule(option="deployment", kept_by=("argocd",), paths=("k8s/components/argocd",)),
+    Rule(option="deployment", kept_by=("argocd",), paths=("ci-cd/argocd", "k8s/components/argocd")),
     Rule(option="release_strategy", kept_by=("canary",), paths=("k8s/components/canary",)),
     Rule(option="exposure", kept_by=("gateway-api",), paths=("k8s/components/gateway-api",)),
     Rule(option="exposure", kept_by=("ingress",), paths=("k8s/components/ingress",)),
@@ -142,7 +142,6 @@ PRUNE = (
             "tools/load.py",
         ),
     ),
-    Rule(option="deployment", kept_by=("argocd",), paths=("ci-cd/argocd",)),
     Rule(option="license", kept_by=("Apache-2.0",), paths=("NOTICE",)),
 )
 
@@ -199,7 +198,9 @@ def git(folder: Path, *arguments: str) -> str:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.CalledProcessError as error:
-        reason = "git finds no commit in the template's folder"
+        # What git says of "dubious ownership" is the command that ends it.
+        said = " ".join(error.stderr.split())
+        reason = f"git finds no commit in the template's folder{f' ({said})' if said else ''}"
         raise NotLinkedError(reason) from error
     except OSError as error:
         reason = "git is not installed"

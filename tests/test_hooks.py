@@ -377,6 +377,17 @@ def test_without_git_the_project_is_generated_and_not_linked(template: Path, run
     assert not (tmp_path / "out" / "sre-demo-api" / LINK).exists()
 
 
+def test_what_git_refuses_is_told_in_its_own_words(template: Path, run: Run, git: Git, tmp_path: Path) -> None:
+    git(template, "config", "core.repositoryformatversion", "99")
+
+    result = run("cookiecutter", template, "--no-input", "-o", tmp_path / "out")
+
+    assert result.returncode == 0, result.stderr
+    assert "not linked: git finds no commit in the template's folder (fatal: " in result.stdout
+    assert "99" in result.stdout
+    assert not (tmp_path / "out" / "sre-demo-api" / LINK).exists()
+
+
 def test_a_git_hook_that_generates_does_not_link_to_its_own_repository(
     template: Path, run: Run, git: Git, tmp_path: Path
 ) -> None:

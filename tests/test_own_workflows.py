@@ -137,5 +137,5 @@ def test_every_update_waits_for_a_week() -> None:
     text = (ROOT / ".github" / "dependabot.yml").read_text(encoding="utf-8")
     updates = yaml.safe_load(text)["updates"]
 
-    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "pip", "gomod"}
+    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "gomod", "maven", "npm", "pip"}
     assert all(update["cooldown"] == {"default-days": 7} for update in updates)

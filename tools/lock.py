@@ -110,4 +110,9 @@ def _compile(output: Path, *arguments: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make lock", description=__doc__)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
-    compile_locks(ROOT, upgrade=parser.parse_args().upgrade)
+    upgrade = parser.parse_args().upgrade
+    # All of them or none: without one of its locks a tree has no environment in which to try again.
+    with tempfile.TemporaryDirectory() as folder:
+        compile_locks(Path(folder), upgrade=upgrade)
+        for name in LOCKS:
+            shutil.copy(Path(folder, name), ROOT / name)

@@ -60,6 +60,7 @@ def session(folder: Path) -> str:
     ) as process:
         os.close(terminal)
         deadline = time.monotonic() + PATIENCE_SECONDS
+        answered = 0
         while time.monotonic() < deadline:
             if select.select([person], [], [], QUIET_SECONDS)[0]:
                 try:
@@ -68,8 +69,12 @@ def session(folder: Path) -> str:
                     # The other end of a terminal is closed.
                     os.close(person)
                     return shown.decode().replace("\r\n", "\n")
-            elif asked := re.findall(rf"\[(\d+)/{len(names)}\]", shown.decode()):
-                os.write(person, ANSWERS.get(names[int(asked[-1]) - 1], "").encode() + ENTER)
+            else:
+                asked = re.findall(rf"\[(\d+)/{len(names)}\]", shown.decode())
+                # Once each: whoever is slow to ask again must not be told the same twice.
+                if len(asked) > answered:
+                    answered = len(asked)
+                    os.write(person, ANSWERS.get(names[answered - 1], "").encode() + ENTER)
         process.kill()
     raise TimeoutError(f"{shown[-1000:].decode()} ... and then nothing")
 

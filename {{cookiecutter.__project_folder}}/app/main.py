@@ -73,7 +73,7 @@ def _fastapi(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """What must be open while requests are served. Needs no dependency to be up: readiness tells of those."""
+    """What must be open while requests are served. Readiness tells of dependencies: only who migrates waits for one."""
     watch = asyncio.create_task(saturation.watch(app.state.metrics))
     try:
         await app.state.items.open()

@@ -286,7 +286,7 @@ KINDS = [
         404,
         answer=b'{"detail":"Not Found"}',
     ),
-    Kind("two requests in one packet", "GET /plain", "/plain", client=pipeline, answer=b'"ok"', times=2),
+    Kind("two requests in one packet", "GET /fresh", "/fresh", client=pipeline, answer=b'"ok"', times=2),
     Kind("answer of a middleware", "GET /door/closed", UNMATCHED, 401, answer=b""),
     Kind("HTTPException", "GET /teapot", "/teapot", 418),
     Kind("HTTPException of the service's own fault", "GET /busy", "/busy", 503),

@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import structlog
@@ -70,6 +71,8 @@ class Gate:
 
 
 gate = Gate()
+
+touched: ContextVar[bool] = ContextVar("touched", default=False)
 
 
 def obey() -> None:
@@ -131,6 +134,13 @@ class Promise(BaseModel):
     number: int
 
 
+async def fresh() -> str:
+    """Whether nothing is left in its context of a request before it."""
+    was_touched = touched.get()
+    touched.set(True)
+    return "touched" if was_touched else "ok"
+
+
 def add_plain(app: FastAPI) -> None:
     """Routes on the application itself."""
 
@@ -142,6 +152,7 @@ def add_plain(app: FastAPI) -> None:
     def thread() -> str:
         return "ok"
 
+    app.get("/fresh")(fresh)
     app.get("/word/{word}")(word_of)
     app.get("/also/{word}")(word_of)
     app.get("/files/{word:path}")(word_of)

@@ -6,8 +6,6 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
-PROBES = frozenset({"/health/live", "/health/ready", "/health/startup"})
-
 router = APIRouter(prefix="/health", tags=["health"])
 
 

@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.core.redaction import text
 from app.storage import Items, backends
 
 SERVICE_FILE = Path(__file__).resolve().parent.parent / "service.toml"
@@ -294,7 +295,8 @@ class Settings(backends.StorageSettings, BaseSettings):
         url = value.get_secret_value()
         if not url:
             environment = info.data.get("environment")
-            if environment not in _EMBEDDED_STORAGE_IN:
+            # A wrong one is told of already, and needs nothing.
+            if environment is not None and environment not in _EMBEDDED_STORAGE_IN:
                 raise ValueError(f"required in {environment}; the embedded default serves development and test only")
             return SecretStr(backends.EMBEDDED)
         scheme = urlsplit(url).scheme
@@ -368,7 +370,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
             continue
         name = str(problem["loc"][0])
         field = Settings.model_fields[name]
-        given = "" if field.annotation is SecretStr else f" (got {str(problem['input'])[:80]!r})"
+        given = "" if field.annotation is SecretStr else f" (got {text(str(problem['input']))[:80]!r})"
         yield f"  {name.upper()}: {message}{given}"
         yield f"      {field.description}"
     yield "`python -m app settings` lists every variable."

@@ -123,7 +123,8 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     status, headers = error.status_code, dict(error.headers or {})
     if not is_body_allowed_for_status_code(status):
         return Response(status_code=status, headers=headers)
-    if status == HTTPStatus.BAD_REQUEST and _is_encoded(request):
+    # It has a cause where it is FastAPI's, of a body that cannot be read.
+    if status == HTTPStatus.BAD_REQUEST and error.__cause__ is not None and _is_encoded(request):
         return _unsupported_encoding(request)
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = _allowed_methods(request)

@@ -76,8 +76,10 @@ class Exchange(RequestRecord):
             # What is sent to a client that has left is an echo of its leaving.
             if self.broken_by is None:
                 self.status = message["status"]
-            identity = correlation.field(self.correlation_id)
-            message["headers"] = [*message.get("headers", ()), identity, *security.headers(self.scope)]
+            own = [*message.get("headers", ()), correlation.field(self.correlation_id)]
+            names = {name for name, _ in own}
+            # A route may know better: two policies would both hold.
+            message["headers"] = own + [field for field in security.headers(self.scope) if field[0] not in names]
             return self._send(message)
         if kind == "http.response.body" and not (self._streams or message.get("more_body", False)):
             # Before sending: a client that has the whole response may leave before `send` returns.

@@ -236,8 +236,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answer what cannot become a request, and close the connection."""
-        if self._running is not None and self._running.response_started and not self._running.response_complete:
-            # Whatever is written now would be read as a part of that response.
+        before = self._running
+        if before and not before.response_complete and (before.response_started or not before.more_body):
+            # What is written now would be read as a part of that response, or as all of it: the request before this one
+            # has arrived, and is answered first (RFC 9112, section 9.3.2).
             self.transport.close()
             return
         identity = correlation.new()

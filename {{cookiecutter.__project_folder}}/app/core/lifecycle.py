@@ -288,6 +288,8 @@ def _serve(settings: Settings, app: Telemetry) -> int:
         port=settings.http_port,
         log_config=None,
         access_log=False,
+        # What one request of a connection binds would else be there for the next (CPython issue 140947).
+        reset_contextvars=True,
         server_header=False,
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=settings.forwarded_allow_ips,

@@ -50,10 +50,6 @@ class LineWriter:
             size: how much memory it keeps while it waits, in bytes.
             count: how many lines it is.
         """
-        if self._closing.is_set() and not self._thread.is_alive():
-            # What ends the process may have something to say after the end.
-            self._write(self._made(line))
-            return
         with self._lock:
             fits = self._size + size <= self._capacity
             if fits:
@@ -64,6 +60,9 @@ class LineWriter:
             self._wake.put(None)
         if not fits:
             self._dropped(count)
+        if self._closing.is_set():
+            # What ends the process may have something to say after the end.
+            self._write_what_the_thread_left()
 
     @property
     def waiting(self) -> int:
@@ -75,6 +74,13 @@ class LineWriter:
         self._closing.set()
         self._wake.put(None)
         self._thread.join(timeout)
+        self._write_what_the_thread_left()
+
+    def _write_what_the_thread_left(self) -> None:
+        if not self._thread.is_alive():
+            with self._lock:
+                lines, self._lines, self._size = self._lines, [], 0
+            self._write(b"".join(self._made(line) for line, _ in lines))
 
     def _run(self) -> None:
         while True:

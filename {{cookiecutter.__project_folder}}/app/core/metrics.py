@@ -80,7 +80,7 @@ class Metrics:
             registry=registry,
         )
         self.http_requests_in_progress = Gauge(
-            "http_requests_in_progress", "Requests being answered now.", registry=registry
+            "http_requests_in_progress", "Requests being answered now, or with a background task.", registry=registry
         )
         self.http_responses_incomplete = Counter(
             "http_responses_incomplete_total",

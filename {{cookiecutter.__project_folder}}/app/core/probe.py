@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 PROBES = ("live", "ready", "startup")
+PATHS = frozenset(f"/health/{probe}" for probe in PROBES)
+
 TIMEOUT_SECONDS = 4.0
 
 # An address that a server may listen on, but nobody can call.

@@ -99,9 +99,6 @@ class RequestRecord:
 _GATHER_SECONDS = 0.01
 _GATHER_REQUESTS = 16
 
-# What is bound in the context of one request is not to be told of those that are written down with it.
-_NO_CONTEXT = Context()
-
 
 class Recorder:
     """Writes down requests, some that ended at about the same time together.
@@ -131,13 +128,14 @@ class Recorder:
             record.ended = perf_counter()
         record.bound = structlog.contextvars.get_contextvars()
         self._over.append(record)
+        # In an empty context, either way: what this request bound is not to be told of those written down with it.
         if len(self._over) >= _GATHER_REQUESTS:
-            self.flush()
+            Context().run(self.flush)
             return
         loop = asyncio.get_running_loop()
         if self._scheduled_on is not loop:
             self._scheduled_on = loop
-            loop.call_later(_GATHER_SECONDS, self._flush_in_time, context=_NO_CONTEXT)
+            loop.call_later(_GATHER_SECONDS, self._flush_in_time, context=Context())
 
     def _flush_in_time(self) -> None:
         self._scheduled_on = None

@@ -14,8 +14,7 @@ from circuitbreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN, CircuitBre
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
-from app.api.health import PROBES
-from app.core import errors
+from app.core import errors, probe
 from app.core.config import Settings
 from app.core.exchange import Exchange
 from app.core.metrics import Metrics
@@ -30,6 +29,8 @@ class LoadShedding:
 
     A queue would make everybody wait for work that its client may have given up on by then; a refusal costs little,
     and a client or load balancer can go elsewhere (SRE book, chapter 21, "Handling Overload").
+
+    A background task keeps the place of its request, so that their number has a bound as well.
 
     Args:
         app: answers the requests that are let in.
@@ -46,7 +47,7 @@ class LoadShedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request; probes are always let in."""
-        if scope["path"] in PROBES:
+        if scope["path"] in probe.PATHS:
             await self._app(scope, receive, send)
             return
         if self._inside >= self._bound:
@@ -228,7 +229,8 @@ class Breaker:
         changed = {"name": self._name, "before": before, "after": self._told}
         if self._told == STATE_OPEN:
             failure = self._circuit.last_failure
-            log.error("circuit breaker changed", **changed, failure=str(failure), cause=repr(failure.__cause__))
+            told = str(failure) or type(failure).__name__
+            log.error("circuit breaker changed", **changed, failure=told, cause=repr(failure.__cause__))
         else:
             log.info("circuit breaker changed", **changed)
 

@@ -17,7 +17,7 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.routing import BaseRoute, Host, Match, Mount, WebSocketRoute
 from starlette.types import Scope
 
-from app.api.health import PROBES
+from app.core import probe
 
 # One label for every path that no route knows; the path itself would be a series for each scanner's guess.
 UNMATCHED = "__unmatched__"
@@ -122,7 +122,7 @@ def known_routes(fastapi: FastAPI) -> Iterator[tuple[str, str]]:
     """Method and template of each route for HTTP, those of mounted applications included and probes excluded."""
     for place in _places(fastapi.routes):
         for method in getattr(place.way[-1], "methods", None) or ():
-            if place.template not in PROBES and method != "HEAD":
+            if place.template not in probe.PATHS and method != "HEAD":
                 yield method, place.template
 
 

@@ -27,5 +27,6 @@ _HTTPS: RawHeaders = ((b"strict-transport-security", b"max-age=31536000"),)
 
 def headers(scope: Scope) -> RawHeaders:
     """The headers that the response to this request gets."""
-    chosen = _DOCUMENTATION if scope["path"].startswith("/docs") else _API
+    path = scope["path"]
+    chosen = _DOCUMENTATION if path == "/docs" or path.startswith("/docs/") else _API
     return chosen + _HTTPS if scope["scheme"] == "https" else chosen

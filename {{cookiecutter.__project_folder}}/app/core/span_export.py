@@ -23,7 +23,9 @@ log = structlog.get_logger()
 
 
 class Losses:
-    """Counts lost spans, and tells of them in the log: of the first at once, then once a minute of all that followed.
+    """Counts lost spans, and tells of them in the log: of the first at once, of the next ones after a minute.
+
+    What followed is told with the first loss after that minute, or at the end.
 
     A collector that is down is one fact, however many spans it costs.
 

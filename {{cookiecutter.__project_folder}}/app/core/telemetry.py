@@ -18,8 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.health import PROBES
-from app.core import errors
+from app.core import errors, probe
 from app.core.config import Settings
 from app.core.correlation import correlation_id
 from app.core.exchange import Exchange
@@ -61,7 +60,7 @@ class Telemetry:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI 3.0)."""
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or scope["path"] in probe.PATHS:
             await self._serve_quietly(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)

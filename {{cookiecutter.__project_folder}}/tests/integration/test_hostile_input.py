@@ -458,6 +458,15 @@ def test_pipelined_requests_are_answered_in_order(patient: Service) -> None:
     assert [answer.status for answer in answers] == [200, 201, 422, 404, 200] * 20
 
 
+def test_what_is_no_http_is_not_answered_in_the_place_of_a_request_before_it(patient: Service) -> None:
+    with Connection(patient) as connection:
+        connection.send(post(GOOD) + b"no HTTP\r\n\r\n")
+
+        answers = [answer.status for answer in iter(connection.answer, None)]
+
+    assert answers in ([], [201])
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 12", b"Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("cut", [0, 1, 60, -40, -10, -1], ids=lambda cut: f"cut at {cut}")
 def test_an_offer_of_http_2_is_declined_and_its_body_arrives(patient: Service, framing: bytes, cut: int) -> None:

@@ -36,6 +36,10 @@ STRAY = 0.1
 # The service traces what its caller traces. This is the share that it would choose itself.
 TRACED_SHARE = 0.1
 
+# How often a user asks for the end of what it made, and how long it waits between two, at most.
+CLEAN_UP_TRIES = 5
+CLEAN_UP_SECONDS = 2.0
+
 # How often a program sends what is no item, and somebody who looks changes something.
 INVALID_SHARE = 0.1
 WRITE_SHARE = 0.5
@@ -162,9 +166,16 @@ class Writer(Visitor):
         self._made = ""
 
     def on_stop(self) -> None:
-        """Delete what is left of a journey that was broken off."""
-        if self._made:
-            self.ask("DELETE", ITEM, HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND, path=self._made)
+        """Delete what is left of a journey that was broken off.
+
+        All users end in the same moment, which is no load that anybody sends: who is refused tries again later.
+        """
+        answers = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
+        for _ in range(CLEAN_UP_TRIES if self._made else 0):
+            answer = self.ask("DELETE", ITEM, *answers, path=self._made)
+            if answer is None or answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(random.uniform(0, CLEAN_UP_SECONDS))  # noqa: S311
 
     def write(self) -> Journey:
         """Make an item, read it, replace it, be refused to replace what it was before, and delete it."""

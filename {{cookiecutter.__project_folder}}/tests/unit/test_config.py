@@ -52,6 +52,17 @@ def test_a_bad_value_is_refused_with_the_reason(
 
     assert variable in str(error.value)
     assert reason in str(error.value)
+    assert str(error.value).startswith("The environment has 1 problem;")
+
+
+def test_a_refused_address_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    # pragma: allowlist nextline secret - made up
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://tenant:hunter2@collector.example")
+
+    with pytest.raises(SettingsError, match="ENDPOINT") as error:
+        load_settings()
+
+    assert "hunter2" not in str(error.value)
 
 
 def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

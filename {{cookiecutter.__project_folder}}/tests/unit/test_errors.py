@@ -26,6 +26,18 @@ def app(app: Telemetry) -> Telemetry:
     return app
 
 
+async def test_a_route_that_reads_encoded_bodies_says_itself_what_is_wrong_with_one(
+    app: Telemetry, client: httpx.AsyncClient
+) -> None:
+    @app.fastapi.post("/encoded")
+    async def encoded() -> None:
+        raise HTTPException(400, "The checksum is wrong.")
+
+    response = await client.post("/encoded", content=b"x", headers={"Content-Encoding": "gzip"})
+
+    assert (response.status_code, response.json()["detail"]) == (400, "The checksum is wrong.")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -5,8 +5,11 @@ import asyncio
 import httpx
 import pytest
 import structlog
+from fastapi.routing import APIRoute
 
+from app.api import health
 from app.core.lifecycle import Readiness
+from app.core.probe import PATHS
 from app.core.telemetry import Telemetry
 from app.storage import OutdatedError, UnavailableError
 
@@ -59,6 +62,10 @@ async def test_the_service_has_started_only_once_its_storage_is_up_to_date_or_do
 
     monkeypatch.setattr(app.fastapi.state.readiness, "_check", pass_)
     assert [(await client.get(probe)).status_code for probe in PROBES] == [200, 200, 200]
+
+
+def test_all_probes_are_known_to_who_leaves_them_out_of_telemetry() -> None:
+    assert {route.path for route in health.router.routes if isinstance(route, APIRoute)} == PATHS
 
 
 async def test_before_the_start_only_liveness_passes(app: Telemetry) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.core.line_writer import LineWriter
+from app.core.line_writer import Line, LineWriter
 
 
 @pytest.fixture
@@ -115,6 +115,25 @@ def test_what_has_been_read_makes_room_again(pipe: tuple[int, int]) -> None:
 
     assert sum(lost) == 5
     writer.close(timeout=5)
+
+
+def test_a_line_that_comes_while_the_thread_ends_is_written_too(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = pipe
+    writer = LineWriter(write, capacity=100, dropped=lambda _: None)
+    gathered = writer._gathered
+
+    def too_late() -> list[tuple[Line, int]]:
+        if not (lines := gathered()):
+            writer.write(b"last", 4)
+        return lines
+
+    monkeypatch.setattr(writer, "_gathered", too_late)
+    writer.close(timeout=20)
+
+    os.set_blocking(read, False)
+    assert os.read(read, 100) == b"last\n"
 
 
 def test_lines_that_nobody_can_read_any_more_are_counted(pipe: tuple[int, int]) -> None:

@@ -403,13 +403,15 @@ async def test_calls_that_their_deadline_cuts_off_open_the_breaker(
     settings: Settings, metrics: Metrics, clock: Callable[[float], None]
 ) -> None:
     circuit = breaker(settings, metrics)
-    for _ in range(3):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0):
-                await circuit.call(lambda: asyncio.sleep(30))
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await circuit.call(lambda: asyncio.sleep(30))
 
     with pytest.raises(CircuitOpenError):
         await circuit.call(Dependency())
+    assert [line["failure"] for line in logs] == ["CancelledError"]
 
 
 class Flaky(Dependency):

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import httpx
 import pytest
+from fastapi.responses import HTMLResponse
 
 from app.core import security
 from app.core.telemetry import Telemetry
@@ -22,6 +23,7 @@ DOCUMENTATION = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame
         ("/api/v1/items", API),
         ("/openapi.json", API),
         ("/api/docs", API),
+        ("/docsets", API),
         ("/docs", DOCUMENTATION),
         ("/docs/static/swagger-ui.css", DOCUMENTATION),
     ],
@@ -63,6 +65,20 @@ async def test_every_response_has_the_headers_once(app: Telemetry, method: str, 
     assert response.status_code == status
     for name, value in security.headers({"path": path, "scheme": "http"}):
         assert response.headers.get_list(name.decode()) == [value.decode()]
+
+
+async def test_a_route_may_have_a_policy_of_its_own(app: Telemetry) -> None:
+    own = {"Content-Security-Policy": "default-src 'self'"}
+
+    @app.fastapi.get("/page")
+    async def page() -> HTMLResponse:
+        return HTMLResponse("<p>", headers=own)
+
+    async with client_of(app) as client:
+        response = await client.get("/page")
+
+    assert response.headers.get_list("Content-Security-Policy") == list(own.values())
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 class Sources(HTMLParser):
