@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import httpx
@@ -174,8 +173,3 @@ async def _get(client: httpx.AsyncClient, url: str) -> httpx.Response | None:
 def parsed(text: str) -> dict[str, float]:
     """The series of an exposition that are kept, by name and labels."""
     return {f"{name}{{{labels or ''}}}": float(value) for name, labels, value in _SERIES.findall(text) if name in _KEPT}
-
-
-def when(moment: float) -> str:
-    """A moment of the wall clock, for records."""
-    return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")
