@@ -8,12 +8,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeVar
 
 from tests.chaos.observe import Observer, Targets
 from tests.chaos.place import Place
 from tests.chaos.spec import Drill, DrillError, Phase
 from tests.chaos.traffic import Traffic
 from tests.chaos.verdict import Seen, Span
+
+T = TypeVar("T")
 
 # The first requests open connections, here and to the storage: they are no measure of a service that runs.
 WARM_UP_SECONDS = 5.0
@@ -125,7 +128,7 @@ class Runner:
             marks.append(self._elapsed())
             self._tell(f"fault begins: {drill.fault.kind}")
             try:
-                rate = await asyncio.to_thread(self._place.inject)
+                rate = await _in_a_thread(self._place.inject)
                 if rate is not None:
                     observer.traffic.requests_per_second = rate
                 await self._pass(drill.fault_seconds - (self._elapsed() - marks[-1]))
@@ -133,7 +136,7 @@ class Runner:
                 marks.append(self._elapsed())
                 self._tell("fault ends")
                 observer.traffic.requests_per_second = drill.requests_per_second
-                self._place.restore()
+                await _in_a_thread(self._place.restore)
             await self._pass(drill.after_seconds)
             marks.append(self._elapsed())
         spans = (Span(*pair) for pair in pairwise(marks))
@@ -153,8 +156,26 @@ class Runner:
         """Let time pass, and count the replicas meanwhile."""
         end = self._elapsed() + seconds
         while (left := end - self._elapsed()) > 0:
-            self._replicas.append((self._elapsed(), await asyncio.to_thread(self._place.replicas)))
+            self._replicas.append((self._elapsed(), await _in_a_thread(self._place.replicas)))
             await self._clock.sleep(min(left, 5.0))
+
+
+async def _in_a_thread(work: Callable[[], T]) -> T:
+    """What this brings, while requests go on.
+
+    A thread cannot be ended. A drill that is told to stop waits for it, as cleaning up would miss what it does later.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    told_to_stop = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            told_to_stop = True
+    failure = task.exception()
+    if told_to_stop:
+        raise asyncio.CancelledError from failure
+    return task.result()
 
 
 @contextlib.asynccontextmanager

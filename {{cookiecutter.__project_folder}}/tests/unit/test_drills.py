@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -457,6 +458,53 @@ def test_it_cleans_up_when_it_is_told_to_stop(tmp_path: Path, number: signal.Sig
 
     assert place.done[-1] == "clean"
     assert ("restore" in place.done) == ("inject" in place.done)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_fault_that_is_beginning_when_it_is_told_to_stop_is_waited_for_and_then_ended(
+    tmp_path: Path, times: int
+) -> None:
+    async def stopped() -> list[str]:
+        loop = asyncio.get_running_loop()
+        beginning, may_begin = asyncio.Event(), threading.Event()
+
+        class Slow(FakePlace):
+            def inject(self) -> float | None:
+                loop.call_soon_threadsafe(beginning.set)
+                may_begin.wait()
+                return super().inject()
+
+        place = Slow()
+        drilling = asyncio.create_task(runner(drill(tmp_path), place).run())
+        await beginning.wait()
+        for _ in range(times):
+            drilling.cancel()
+            # Enough for whoever does not wait to be through.
+            for _ in range(20):
+                await asyncio.sleep(0)
+        may_begin.set()
+        with pytest.raises(asyncio.CancelledError):
+            await drilling
+        return place.done
+
+    assert asyncio.run(stopped()) == ["start", "inject", "restore", "clean"]
+
+
+def test_requests_go_on_while_a_fault_begins_and_ends(tmp_path: Path) -> None:
+    held_up_by = []
+
+    class Place(FakePlace):
+        def _do(self, what: str) -> None:
+            super()._do(what)
+            if threading.current_thread() is threading.main_thread():
+                held_up_by.append(what)
+
+    place = Place()
+
+    run_to_the_end(runner(drill(tmp_path), place))
+
+    assert place.done == ["start", "inject", "restore", "clean"]
+    assert held_up_by == ["start", "clean"]
 
 
 def test_it_cleans_up_when_nobody_listens_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
