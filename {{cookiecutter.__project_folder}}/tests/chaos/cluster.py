@@ -1,11 +1,13 @@
 """An environment of a cluster as the place of a drill: what runs there is changed, and put back.
 
 What has to be put back is written on the object itself, as an annotation, before it is changed. So a drill that was
-killed leaves a note, and the next one finds it.
+killed leaves a note, and the next one finds it. The note says too what the drill had set: where somebody has set
+something else since, a deploy for example, nothing is put back.
 """
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +76,7 @@ class Namespace:
 
     def leftovers(self) -> list[str]:
         """Objects that an earlier drill has changed and not put back."""
-        return [f"{kind}/{SERVICE}" for kind in ("deployment", "hpa") if self._note(kind)]
+        return [f"{kind}/{SERVICE}" for kind in ("deployment", "hpa") if _note(self._cluster.get(kind, SERVICE))]
 
     def start(self) -> Targets:
         """Look that there is what the drill needs; switch off what it is to do without."""
@@ -87,7 +89,11 @@ class Namespace:
             )
         if self._off and (replicas := self._off.replicas):
             before = self._object("hpa")["spec"]
-            self._change("hpa", _limits(replicas, replicas), _limits(before["minReplicas"], before["maxReplicas"]))
+            self._change(
+                "hpa",
+                _limits(replicas, replicas),
+                [*_limits(replicas, replicas, "test"), *_limits(before["minReplicas"], before["maxReplicas"])],
+            )
             self._wait(lambda: self.replicas() == replicas, f"{replicas} replicas")
         pages_as = "page" if self._options.environment == PRODUCTION else "ticket"
         return Targets(
@@ -128,12 +134,13 @@ class Namespace:
         bad = [*(environment or []), {"name": "FAULTS", "value": faults}]
         self._change(
             "deployment",
-            [_set(f"{CONTAINER}/image", self._options.faulty_image), _set(f"{CONTAINER}/env", bad)],
+            [_step("add", f"{CONTAINER}/image", self._options.faulty_image), _step("add", f"{CONTAINER}/env", bad)],
             [
-                _set(f"{CONTAINER}/image", container["image"]),
+                _step("test", f"{CONTAINER}/image", self._options.faulty_image),
+                _step("add", f"{CONTAINER}/image", container["image"]),
                 {"op": "remove", "path": f"{CONTAINER}/env"}
                 if environment is None
-                else _set(f"{CONTAINER}/env", environment),
+                else _step("add", f"{CONTAINER}/env", environment),
             ],
         )
         if self._off and self._off.unattended and self._overlay.canary:
@@ -160,18 +167,16 @@ class Namespace:
             raise DrillError(f"{self._overlay.namespace} has no {kind} {SERVICE}: deploy it first")
         return found
 
-    def _note(self, kind: str) -> Patch:
-        found = self._cluster.get(kind, SERVICE) or {}
-        note: Patch = json.loads(found.get("metadata", {}).get("annotations", {}).get(NOTE, "[]"))
-        return note
-
     def _change(self, kind: str, patch: Patch, undo: Patch) -> None:
         self._cluster.run("annotate", kind, SERVICE, f"{NOTE}={json.dumps(undo)}")
         self._cluster.run("patch", kind, SERVICE, "--type=json", f"--patch={json.dumps(patch)}")
 
     def _undo(self, kind: str) -> None:
-        if note := self._note(kind):
-            self._cluster.run("patch", kind, SERVICE, "--type=json", f"--patch={json.dumps(note)}")
+        found = self._cluster.get(kind, SERVICE)
+        if note := _note(found):
+            # Kubernetes would refuse the patch by the same tests, in words that are like those for any other reason.
+            if all(_at(found, step["path"]) == step["value"] for step in note if step["op"] == "test"):
+                self._cluster.run("patch", kind, SERVICE, "--type=json", f"--patch={json.dumps(note)}")
             self._cluster.run("annotate", kind, SERVICE, f"{NOTE}-")
 
     @staticmethod
@@ -183,12 +188,25 @@ class Namespace:
             time.sleep(1)
 
 
-def _set(path: str, value: Any) -> dict[str, Any]:
-    return {"op": "add", "path": path, "value": value}
+def _note(found: Mapping[str, Any] | None) -> Patch:
+    """How to put back what a drill changed about this object; nothing if there is nothing to put back."""
+    note: Patch = json.loads((found or {}).get("metadata", {}).get("annotations", {}).get(NOTE, "[]"))
+    return note
 
 
-def _limits(least: int, most: int) -> Patch:
-    return [_set("/spec/minReplicas", least), _set("/spec/maxReplicas", most)]
+def _at(found: Any, path: str) -> Any:
+    """What an object has at a path of a patch, which has to be there."""
+    for part in path.removeprefix("/").split("/"):
+        found = found[int(part) if isinstance(found, list) else part]
+    return found
+
+
+def _step(operation: str, path: str, value: Any) -> dict[str, Any]:
+    return {"op": operation, "path": path, "value": value}
+
+
+def _limits(least: int, most: int, operation: str = "add") -> Patch:
+    return [_step(operation, "/spec/minReplicas", least), _step(operation, "/spec/maxReplicas", most)]
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:

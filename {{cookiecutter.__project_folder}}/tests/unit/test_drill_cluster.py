@@ -11,6 +11,7 @@ from tests.chaos import spec
 from tests.chaos.cluster import NOTE, Namespace, Options
 from tests.chaos.spec import Drill, DrillError
 from tests.programs import Program
+from tools.kubectl import ClusterError
 from tools.overlay import SERVICE
 
 URL = "http://10.0.0.1"
@@ -63,6 +64,9 @@ def deployment(note: str = "", **container: Any) -> dict[str, Any]:
     annotations = {NOTE: note} if note else {}
     containers = [{"name": "app", "image": "shop@sha256:1", **container}]
     return {"metadata": {"annotations": annotations}, "spec": {"template": {"spec": {"containers": containers}}}}
+
+
+FAULTY_RUNS = {"op": "test", "path": "/spec/template/spec/containers/0/image", "value": FAULTY}
 
 
 @pytest.fixture
@@ -154,7 +158,7 @@ def test_a_bad_version_is_rolled_out_after_how_to_take_it_back_was_noted(
     note, patch = changes(kubectl)
     assert note.startswith(f"annotate deployment {SERVICE} {NOTE}=")
     image = {"op": "add", "path": "/spec/template/spec/containers/0/image", "value": "shop@sha256:1"}
-    assert patched(note) == [image, undo]
+    assert patched(note) == [{**image, "op": "test", "value": FAULTY}, image, undo]
     assert patch.startswith(f"patch deployment {SERVICE} --type=json")
     new_image, new_environment = (change["value"] for change in patched(patch))
     assert new_image == FAULTY
@@ -166,8 +170,8 @@ def test_a_bad_version_is_rolled_out_after_how_to_take_it_back_was_noted(
 def test_a_bad_version_is_taken_back_at_the_end_of_the_fault_unless_nobody_is_to_but_never_left(
     protected: bool, tmp_path: Path, kubectl: Program
 ) -> None:
-    undo = '[{"op": "remove", "path": "/x"}]'
-    kubectl.answer("get deployment", deployment(undo))
+    undo = json.dumps([FAULTY_RUNS, {"op": "remove", "path": "/x"}])
+    kubectl.answer("get deployment", deployment(undo, image=FAULTY))
     kubectl.answer("get hpa", "")
     taken_back = [
         f"patch deployment {SERVICE} --type=json --patch={undo}",
@@ -191,8 +195,33 @@ def test_without_replicas_the_autoscaler_keeps_to_one_and_its_limits_are_noted(
     place(drill(tmp_path, KILL), protected=False).start()
 
     note, patch = changes(kubectl)
-    assert [change["value"] for change in patched(note)] == [2, 6]
-    assert [change["value"] for change in patched(patch)] == [1, 1]
+    assert [(step["op"], step["value"]) for step in patched(note)] == [("test", 1), ("test", 1), ("add", 2), ("add", 6)]
+    assert [(step["op"], step["value"]) for step in patched(patch)] == [("add", 1), ("add", 1)]
+
+
+def test_what_somebody_else_has_set_since_a_drill_was_killed_stays_and_only_the_note_goes(
+    tmp_path: Path, kubectl: Program
+) -> None:
+    limits = [{"op": "test", "path": "/spec/minReplicas", "value": 1}, {"op": "add", "path": "/x", "value": 2}]
+    metadata = {"annotations": {NOTE: json.dumps(limits)}}
+    kubectl.answer("get deployment", deployment(json.dumps([FAULTY_RUNS, {"op": "remove", "path": "/x"}])))
+    kubectl.answer("get hpa", {"metadata": metadata, "spec": {"minReplicas": 3, "maxReplicas": 6}})
+
+    place(drill(tmp_path, KILL)).clean()
+
+    assert changes(kubectl) == [f"annotate {kind} {SERVICE} {NOTE}-" for kind in ("deployment", "hpa")]
+
+
+def test_a_cluster_that_refuses_to_put_something_back_is_told_of_and_keeps_the_note(
+    tmp_path: Path, kubectl: Program
+) -> None:
+    kubectl.answer("get deployment", deployment(json.dumps([FAULTY_RUNS]), image=FAULTY))
+    kubectl.answer("patch deployment", "it is Tuesday", code=1)
+
+    with pytest.raises(ClusterError, match="it is Tuesday"):
+        place(drill(tmp_path, KILL)).clean()
+
+    assert not any(said.startswith("annotate") for said in changes(kubectl))
 
 
 def test_what_is_not_deployed_is_told(tmp_path: Path, kubectl: Program) -> None:
