@@ -36,10 +36,12 @@ async def client_of(app: Telemetry) -> AsyncIterator[httpx.AsyncClient]:
         yield await stack.enter_async_context(client)
 
 
-def free_port() -> int:
-    """A port that nobody uses at the moment, below those that systems give to clients, of which tests are full."""
+def free_port(*taken: int) -> int:
+    """A port that nobody uses or has taken, below those that systems give to clients, of which tests are full."""
     while True:
         port = random.SystemRandom().randrange(15_000, 32_768)
+        if port in taken:
+            continue
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
@@ -75,7 +77,8 @@ class Service:
         module: str = "app",
         stdout: int | IO[str] = subprocess.PIPE,
     ) -> None:
-        self.port, self.metrics_port = free_port(), free_port()
+        self.port = free_port()
+        self.metrics_port = free_port(self.port)
         variables = {"HTTP_PORT": str(self.port), "METRICS_PORT": str(self.metrics_port)} | environment
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", module, *command],
