@@ -1,6 +1,5 @@
 """Who asked, and in which trace: taken from clients with care, and told wherever a request goes on."""
 
-import json
 import re
 import signal
 import socket
@@ -15,6 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from tests.observe import Observed
 from tests.otlp import Collector, Received
 from tests.support import Service, wait_for
 
@@ -193,23 +193,24 @@ PLACES = ["in_request", "in_background", "in_task", "in_thread", "in_endpoint_th
 
 
 @pytest.fixture
-def told(start: Callable[..., Service], tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+def told(collector: Collector, tmp_path: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
     """Asks for one endpoint with an id and a trace; returns the line that it logged."""
+    service = Observed(tmp_path, collector, module="tests.propagating")
 
     def told(where: str) -> dict[str, Any]:
-        service = start(module="tests.propagating", STORAGE_URL="memory://", DRAIN_SECONDS="0")
-        service.wait_until("/health/ready", 200)
         headers = {"X-Correlation-ID": "abc-123", "traceparent": GOOD}
         assert httpx.get(f"{service.url}/test/{where}", headers=headers).status_code == 200
-        # A task may still have to say something.
-        httpx.get(f"{service.url}/test/in_request")
-        for line in iter(service.process.stdout.readline, "") if service.process.stdout else ():
-            if (found := json.loads(line))["event"] == "told" and found["where"] == where:
-                service.end(signal.SIGTERM)
-                return dict(found)
-        pytest.fail("it was not told")
+        found: list[dict[str, Any]] = []
 
-    return told
+        def logged() -> list[dict[str, Any]]:
+            found.extend(line for line in service.written() if line.get("where") == where)
+            return found
+
+        wait_for(logged, "it was not told")
+        return found[0]
+
+    yield told
+    service.kill()
 
 
 @pytest.mark.parametrize("where", PLACES)
