@@ -5,11 +5,9 @@ How many cases that are depends on the profile of hypothesis: see `tests/conftes
 
 import asyncio
 import json
-import sys
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote
 
-import pytest
 import schemathesis
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -156,11 +154,3 @@ def test_whatever_is_sent_gets_an_answer_that_is_declared(
     template = getattr(answer.scope.get("route"), "path", None)
     declared = DECLARED.get(("GET" if method == "HEAD" else method, template or ""))
     assert declared is None or answer.status in declared
-
-
-def test_so_many_requests_were_sent(capsys: pytest.CaptureFixture[str]) -> None:
-    counted = [sample.value for family in APP.metrics.http_requests.collect() for sample in family.samples]
-
-    with capsys.disabled():
-        sys.stdout.write(f" {sum(counted):.0f} requests ")
-    assert sum(counted) >= {"quick": 200, "thorough": 10_000}[settings.get_current_profile_name()]
