@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from time import perf_counter
 from typing import Any
 
 import circuitbreaker
@@ -187,15 +188,27 @@ async def test_a_body_that_does_not_arrive_is_the_clients_fault(settings: Settin
     assert counted(app, "http_requests_timed_out_total", waiting_for="body") == 1
 
 
-async def test_a_stream_may_last_longer_than_the_deadline(settings: Settings) -> None:
+async def test_a_stream_may_last_longer_than_the_deadline(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = perf_counter()
+    looked = asyncio.Event()
+
+    def look() -> float:
+        looked.set()
+        return now
+
+    monkeypatch.setattr("app.core.exchange.perf_counter", lambda: now)
+    monkeypatch.setattr("app.core.resilience.perf_counter", look)
     app = with_settings(settings, request_timeout_seconds=0.05)
 
     @app.fastapi.get("/stream")
     async def stream() -> StreamingResponse:
         async def parts() -> AsyncIterator[bytes]:
+            nonlocal now
             for _ in range(3):
                 yield b"part "
-                await asyncio.sleep(0.06)
+                now += 1
+                looked.clear()
+                await looked.wait()
 
         return StreamingResponse(parts())
 
