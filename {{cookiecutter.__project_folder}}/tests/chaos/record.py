@@ -14,7 +14,7 @@ from tests.chaos.plot import picture
 from tests.chaos.runner import Outcome
 from tests.chaos.spec import Drill, Phase
 from tests.chaos.traffic import UNAVAILABLE, Sample
-from tests.chaos.verdict import Check, held, percentile
+from tests.chaos.verdict import Check, held, percentile, recovered
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,9 @@ def _detected(outcome: Outcome) -> float | None:
 
 
 def _recovered(outcome: Outcome) -> float | None:
-    """From the end of the fault until the last failure; None when failures did not end."""
-    span = outcome.seen.phases[Phase.AFTER]
-    failures = [one.at for one in outcome.seen.samples if one.failed and span.holds(one.at)]
-    if not failures:
-        return 0.0
-    return None if span.end - max(failures) < 1 else round(max(failures) - span.start, 1)
+    """From the end of the fault until nothing failed any more; None when that was not seen."""
+    seconds = recovered(outcome.seen.samples, outcome.seen.phases[Phase.AFTER])
+    return None if math.isinf(seconds) else round(seconds, 1)
 
 
 def page(kept: Mapping[str, Any]) -> str:

@@ -195,9 +195,9 @@ def _first(span: Span, moments: Iterable[float]) -> float:
     return next(iter(moments), math.inf) - span.start
 
 
-def _recovered(samples: list[Sample], span: Span) -> float:
-    """From the end of the fault until a request from which on none failed; never, if any did at the end."""
-    failures = [one.at for one in samples if one.failed]
+def recovered(samples: Iterable[Sample], span: Span) -> float:
+    """From the beginning of a stretch until a request from which on none failed; never, if any did at its end."""
+    failures = [one.at for one in samples if one.failed and span.holds(one.at)]
     if not failures:
         return 0.0
     last = max(failures)
@@ -231,7 +231,7 @@ _MEASURES: Mapping[Measure, _Measured] = {
         span, (one.at for one in looks if (one.total("circuit_breaker_state") or 0) > 0)
     ),
     Measure.UNREADY: lambda _, looks, span, __: _first(span, (one.at for one in looks if not one.ready)),
-    Measure.RECOVERS: lambda s, _, span, __: _recovered(s, span),
+    Measure.RECOVERS: lambda s, _, span, __: recovered(s, span),
     Measure.RESTARTS: lambda _, looks, *__: float(len(_restarts(looks))),
     Measure.RESTARTED: lambda _, looks, span, __: _first(span, _restarts(looks)),
     Measure.REPLICAS: lambda _, __, span, seen: float(

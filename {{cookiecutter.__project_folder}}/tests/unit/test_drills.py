@@ -627,8 +627,8 @@ def test_a_service_that_the_stack_lacks_is_told_before_anything_starts(tmp_path:
     assert not engine.did("up")
 
 
-def kept(one: Drill, form: record.Form, *, good: bool = True) -> dict[str, Any]:
-    samples = every_tenth(lambda at: 503 if 11 <= at < 31 else 200)
+def kept(one: Drill, form: record.Form, *, good: bool = True, fails_until: float = 31) -> dict[str, Any]:
+    samples = every_tenth(lambda at: 503 if 11 <= at < fails_until else 200)
     looks = [Look(float(at), live=True, ready=at < 11) for at in range(50)]
     outcome = Outcome(Seen(PHASES, samples, looks, [GONE]))
     return record.document(one, outcome, [Check("it is <so>", "1", "2", held=good)], form)
@@ -649,6 +649,13 @@ def test_a_record_says_what_was_seen_to_machines_and_people(tmp_path: Path) -> N
     picture = (tmp_path / "results" / "a-drill.svg").read_text(encoding="utf-8")
     assert picture.startswith("<svg ")
     assert "Gone (page)" in picture
+
+
+def test_a_service_that_failed_until_shortly_before_the_end_has_not_recovered(tmp_path: Path) -> None:
+    """As a bound on that measure has it: calm has to be seen for a while."""
+    document = kept(drill(tmp_path), record.Form(), fails_until=47)
+
+    assert document["recovered_after_seconds"] is None
 
 
 def test_the_table_has_a_row_for_each_whole_drill_and_how_it_ended_without_its_protection(tmp_path: Path) -> None:
