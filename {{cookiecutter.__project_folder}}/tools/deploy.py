@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from tools import delivery
 from tools.compose import ROOT
+from tools.facts import FACTS
 from tools.kubectl import Cluster, ClusterError, contexts, current_context, kubectl
 from tools.overlay import IMAGE_REPOSITORY, SERVICE, Overlay, Target, environments, permitted, render
 from tools.smoke import smoke
@@ -190,8 +191,7 @@ def expected_version(overlay: Overlay) -> str:
     """The version that has to answer: that of the release, or of this tree where nothing was released yet."""
     if overlay.version and overlay.version != "unreleased":
         return overlay.version
-    facts = tomllib.loads((ROOT / "app" / "service.toml").read_text(encoding="utf-8"))
-    return str(facts["service"]["version"])
+    return str(FACTS["service"]["version"])
 
 
 def patience(action: str, overlay: Overlay) -> float:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from tools import deploy
 from tools.compose import ROOT
+from tools.facts import FACTS
 from tools.kubectl import ClusterError
 from tools.smoke import tunnel
 
@@ -43,7 +44,7 @@ def address(environment: str, variables: Mapping[str, str]) -> Iterator[str]:
     if host := variables.get("HOST"):
         yield host
     elif not environment:
-        yield f"http://127.0.0.1:{variables.get('HTTP_PORT') or 8000}"
+        yield f"http://127.0.0.1:{variables.get('HTTP_PORT') or FACTS['ports']['http']}"
     elif environment == "prod":
         raise deploy.RefusedError("prod gets no load by its name. To send it all the same: HOST=https://… ALLOW_HOST=…")
     else:

@@ -2,20 +2,18 @@
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 
 from tools.compose import ROOT
+from tools.facts import FACTS
 from tools.kubectl import Cluster, ClusterError, kubectl
 
 OVERLAYS = ROOT / "k8s" / "overlays"
 
-_FACTS: dict[str, str] = tomllib.loads((ROOT / "app" / "service.toml").read_text(encoding="utf-8"))["service"]
-
 # What images are called in manifests, and what a release makes of that; make hears the same variable.
-SERVICE = _FACTS["name"]
-IMAGE_REPOSITORY = os.environ.get("IMAGE_REPOSITORY") or _FACTS["image_repository"]
+SERVICE: str = FACTS["service"]["name"]
+IMAGE_REPOSITORY: str = os.environ.get("IMAGE_REPOSITORY") or FACTS["service"]["image_repository"]
 
 VERSION_LABEL = "app.kubernetes.io/version"
 

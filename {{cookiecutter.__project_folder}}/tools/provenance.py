@@ -8,13 +8,13 @@ import base64
 import hashlib
 import json
 import os
-import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tools.compose import ROOT
+from tools.facts import FACTS
+from tools.git import GitError, git
 
 # What of the tree decides about the image, beside the code, which the commit names.
 LOCK = "requirements-prod.txt"
@@ -31,14 +31,9 @@ def builder(environment: Mapping[str, str]) -> tuple[str, str]:
     return "urn:machine-of-a-person", ""
 
 
-def facts() -> dict[str, Any]:
-    """What the service says of itself."""
-    return dict(tomllib.loads((ROOT / "app" / "service.toml").read_text(encoding="utf-8"))["service"])
-
-
 def predicate(commit: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """The statement's predicate."""
-    service = facts()
+    service = FACTS["service"]
     identity, run = builder(environment)
     source = f"git+{service['repository']}"
     lock = hashlib.sha256((ROOT / LOCK).read_bytes()).hexdigest()
@@ -66,7 +61,7 @@ def sources(verified: Iterable[str]) -> Iterator[str]:
 
 def refusal(commit: str, verified: Iterable[str]) -> str:
     """Why the image is not of this commit of this repository; nothing if it is."""
-    wanted = f"{facts()['repository']}@{commit}"
+    wanted = f"{FACTS['service']['repository']}@{commit}"
     found = sorted(set(sources(verified)))
     if wanted in found:
         return ""
@@ -75,12 +70,12 @@ def refusal(commit: str, verified: Iterable[str]) -> str:
 
 def write() -> int:
     """Print the predicate; the exit code of the process."""
-    command = ["git", "rev-parse", "--verify", "HEAD"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.stderr.write(f"Only what was committed can be told where it is from: {done.stderr}")
+    try:
+        commit = git("rev-parse", "--verify", "HEAD")
+    except GitError as error:
+        sys.stderr.write(f"Only what was committed can be told where it is from: {error}\n")
         return 1
-    json.dump(predicate(done.stdout.strip(), os.environ), sys.stdout, indent=2)
+    json.dump(predicate(commit, os.environ), sys.stdout, indent=2)
     sys.stdout.write("\n")
     return 0
 

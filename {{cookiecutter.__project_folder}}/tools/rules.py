@@ -7,13 +7,11 @@ takes what is there; `--check` says where they differ.
 
 import re
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools.compose import ROOT
-
-OVERLAYS = ROOT / "k8s" / "overlays"
+from tools.overlay import OVERLAYS, SERVICE
 
 # What each object is called by, and where its rules stand.
 SOURCES = {
@@ -43,10 +41,9 @@ def facts(environment: Path) -> dict[str, str]:
 
 def rendered(known: Mapping[str, str]) -> str:
     """The objects of an environment of which this is known."""
-    service = tomllib.loads((ROOT / "app" / "service.toml").read_text(encoding="utf-8"))["service"]["name"]
     elsewhere = {
-        f'job="{service}"': f'job="{known["job"]}"',
-        f'job: "{service}"': f'job: "{known["job"]}"',
+        f'job="{SERVICE}"': f'job="{known["job"]}"',
+        f'job: "{SERVICE}"': f'job: "{known["job"]}"',
         'namespace="production"': f'namespace="{known["namespace"]}"',
         "severity: page": f"severity: {known['pages_as']}",
         "http://localhost:3000": known["grafana"],
@@ -58,7 +55,7 @@ def rendered(known: Mapping[str, str]) -> str:
         for here, there in elsewhere.items():
             rules = rules.replace(here, there)
         indented = re.sub("^(?=.)", "  ", rules, flags=re.MULTILINE)
-        objects.append(OBJECT.format(service=service, name=name, rules=indented))
+        objects.append(OBJECT.format(service=SERVICE, name=name, rules=indented))
     return HEAD + "---\n".join(objects)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from tools.compose import ROOT, DockerError, Port, docker, ports, services, version
+from tools.facts import FACTS
 
 # `start_interval` of health checks came with these.
 ENGINE = (25, 0)
@@ -26,8 +27,8 @@ PATIENCE_SECONDS = 300
 
 # Where a person looks, in this order: service, port inside it, path, what is there.
 LINKS = (
-    ("app", 8000, "/docs", "the API"),
-    ("app", 9000, "/metrics", "its metrics"),
+    ("app", FACTS["ports"]["http"], "/docs", "the API"),
+    ("app", FACTS["ports"]["metrics"], "/metrics", "its metrics"),
     ("grafana", 3000, "/", "Grafana: metrics, logs and traces, each leading to the others (admin, admin)"),
     ("prometheus", 9090, "/targets", "Prometheus: what is measured"),
     ("alertmanager", 9093, "/", "Alertmanager: what is wrong"),

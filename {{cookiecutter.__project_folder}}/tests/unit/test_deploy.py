@@ -12,6 +12,7 @@ import pytest
 
 from tests.programs import Program
 from tools import delivery, deploy, overlay, release, smoke
+from tools.facts import FACTS
 from tools.kubectl import Cluster, ClusterError
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -86,9 +87,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder.mkdir(parents=True)
         (folder.parent / "kustomization.yaml").touch()
     (tmp_path / "k8s" / "contexts.toml").write_text('dev = ""\nstaging = "stage"\nprod = "live"\n', encoding="utf-8")
-    (tmp_path / "app").mkdir()
-    (tmp_path / "app" / "service.toml").write_text('[service]\nversion = "0.9.0"\n', encoding="utf-8")
     monkeypatch.setattr(deploy, "ROOT", tmp_path)
+    monkeypatch.setitem(FACTS["service"], "version", "0.9.0")
     monkeypatch.setattr(overlay, "OVERLAYS", tmp_path / "k8s" / "overlays")
     monkeypatch.setattr(release, "OVERLAYS", tmp_path / "k8s" / "overlays")
     monkeypatch.setattr(deploy, "IMAGE_REPOSITORY", "ghcr.io/acme/shop")

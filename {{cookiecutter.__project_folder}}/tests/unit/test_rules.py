@@ -7,18 +7,20 @@ import pytest
 
 from tools import rules
 from tools.compose import ROOT
+from tools.overlay import OVERLAYS
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of all that the rules are made of, and of what they were made to."""
-    for folder in ("app", "k8s", "observability/prometheus"):
+def overlays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The overlays in a copy of all that the rules are made of, and of what they were made to."""
+    for folder in ("k8s", "observability/prometheus"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(rules, "ROOT", tmp_path)
-    monkeypatch.setattr(rules, "OVERLAYS", tmp_path / "k8s" / "overlays")
+    copied = tmp_path / "k8s" / "overlays"
+    monkeypatch.setattr(rules, "OVERLAYS", copied)
     sources = {name: tmp_path / path.relative_to(ROOT) for name, path in rules.SOURCES.items()}
     monkeypatch.setattr(rules, "SOURCES", sources)
-    return tmp_path
+    return copied
 
 
 def judged(environment: str) -> str:
@@ -41,7 +43,7 @@ def test_prod_differs_from_this_machine_in_the_address_of_grafana_alone() -> Non
 
 
 def test_staging_spends_none_of_the_budget_of_prod_and_wakes_nobody() -> None:
-    service = rules.facts(rules.OVERLAYS / "prod")["job"]
+    service = rules.facts(OVERLAYS / "prod")["job"]
 
     for text in ('job="{}"', 'job: "{}"'):
         assert text.format(service) not in judged("staging")
@@ -54,7 +56,7 @@ def test_staging_spends_none_of_the_budget_of_prod_and_wakes_nobody() -> None:
 
 @pytest.mark.parametrize("name", rules.SOURCES)
 def test_an_edited_rule_is_told_with_the_command_that_mends_it(
-    name: str, project: Path, capsys: pytest.CaptureFixture[str]
+    name: str, overlays: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = rules.SOURCES[name]
     source.write_text(source.read_text(encoding="utf-8") + "# Edited.\n", encoding="utf-8")
@@ -68,21 +70,21 @@ def test_an_edited_rule_is_told_with_the_command_that_mends_it(
     assert all(line.endswith("run `make rules`") for line in told)
     assert rules.main([]) == 0
     assert rules.main(["--check"]) == 0
-    assert "  # Edited.\n" in (rules.OVERLAYS / "prod" / "prometheusrule.yaml").read_text(encoding="utf-8")
+    assert "  # Edited.\n" in (overlays / "prod" / "prometheusrule.yaml").read_text(encoding="utf-8")
 
 
-def test_an_edited_fact_is_told_for_its_environment_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = rules.OVERLAYS / "staging" / "environment.yaml"
+def test_an_edited_fact_is_told_for_its_environment_alone(overlays: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = overlays / "staging" / "environment.yaml"
     facts.write_text(facts.read_text(encoding="utf-8").replace("pages_as: ticket", 'pages_as: "page"'))
 
     assert rules.main(["--check"]) == 1
     assert capsys.readouterr().err.startswith("k8s/overlays/staging/prometheusrule.yaml is not what ")
     assert rules.main([]) == 0
-    assert "severity: page" in (rules.OVERLAYS / "staging" / "prometheusrule.yaml").read_text(encoding="utf-8")
+    assert "severity: page" in (overlays / "staging" / "prometheusrule.yaml").read_text(encoding="utf-8")
 
 
-def test_a_file_that_is_not_there_is_written(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = rules.OVERLAYS / "prod" / "prometheusrule.yaml"
+def test_a_file_that_is_not_there_is_written(overlays: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = overlays / "prod" / "prometheusrule.yaml"
     before = path.read_text(encoding="utf-8")
     path.unlink()
 
@@ -92,9 +94,9 @@ def test_a_file_that_is_not_there_is_written(project: Path, capsys: pytest.Captu
     assert "k8s/overlays/prod/prometheusrule.yaml is written anew" in capsys.readouterr().out
 
 
-def test_an_unknown_flag_changes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (rules.OVERLAYS / "prod" / "prometheusrule.yaml").unlink()
+def test_an_unknown_flag_changes_nothing(overlays: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (overlays / "prod" / "prometheusrule.yaml").unlink()
 
     assert rules.main(["--cheque"]) == 2
-    assert not (rules.OVERLAYS / "prod" / "prometheusrule.yaml").exists()
+    assert not (overlays / "prod" / "prometheusrule.yaml").exists()
     assert "usage:" in capsys.readouterr().err
