@@ -63,6 +63,20 @@ def test_an_experiment_is_small_and_short_and_names_alert_and_runbook(database: 
     assert list(faults(project)) == []
 
 
+@pytest.mark.parametrize("database", ["postgresql", "none"])
+def test_memory_is_used_up_to_between_the_alert_and_the_limit(database: str, bake: Bake) -> None:
+    project = bake(database=database)
+    text = (project / FOLDER / "memory-leak.yaml").read_text(encoding="utf-8")
+    staging = (project / "k8s" / "overlays" / "staging" / "deployment.yaml").read_text(encoding="utf-8")
+
+    needed, stressed, limit = (
+        int(re.findall(pattern, text)[0])
+        for pattern, text in ((r"some (\d+) MiB", text), (r"size: (\d+)MiB", text), (r"memory: (\d+)Mi", staging))
+    )
+
+    assert 0.9 * limit < needed + stressed < limit
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
