@@ -47,18 +47,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the other shards to other machines."""
     if which := config.getoption("shard"):
-        kept = set(shard(items, which))
+        kept = set(shard(items, which, lambda item: item.get_closest_marker("long") is not None))
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
 
 
-def shard(items: Sequence[Any], which: str) -> Sequence[Any]:
-    """The part that is meant by `1/4`: neighbours, as they share what is dear to set up."""
+def shard(items: Sequence[Any], which: str, is_long: Callable[[Any], bool] = lambda _: False) -> list[Any]:
+    """The part that is meant by `1/4`: neighbours, as they share what is dear to set up, and every fourth long one."""
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", which)
     number, of = map(int, found.groups()) if found else (1, 0)
     if number > of:
         raise pytest.UsageError(f"a shard is written --shard=1/4, and not {which!r}")
-    return items[len(items) * (number - 1) // of : len(items) * number // of]
+    long, rest = ([item for item in items if is_long(item) is wanted] for wanted in (True, False))
+    chosen = {*long[number - 1 :: of], *rest[len(rest) * (number - 1) // of : len(rest) * number // of]}
+    return [item for item in items if item in chosen]
+
+
+# Runs git in a folder; returns what it prints.
+Git = Callable[..., str]
 
 
 class Bake(Protocol):
