@@ -11,16 +11,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Run
+from conftest import LINK, ROOT, Git, Run
 from release import releases
+from test_generation import contents
 
 # A service is generated, updated and generated again in each, which takes seconds.
 pytestmark = pytest.mark.ci
 
-Git = Callable[..., str]
 Copy = Callable[[Path], Path]
-
-LINK = ".cruft.json"
 
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 RELEASES = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", CHANGELOG, re.MULTILINE)[::-1]
@@ -111,15 +109,6 @@ class Maker:
 @pytest.fixture
 def make(template: Path, tmp_path: Path, run: Run, git: Git) -> Maker:
     return Maker(template, tmp_path, run, git)
-
-
-def contents(project: Path) -> dict[str, bytes]:
-    """Each file but Git's own."""
-    return {
-        path.relative_to(project).as_posix(): path.read_bytes()
-        for path in sorted(project.rglob("*"))
-        if path.is_file() and ".git" not in path.relative_to(project).parts
-    }
 
 
 def left_to_do(project: Path) -> list[str]:
