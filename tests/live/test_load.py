@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from soak import LIMITS, Trend, thinned, trend
-from stack import Stack, started, wait_for
+from stack import Stack, started
+from waiting import wait_for
 
 PAGE = ROOT / "docs" / "soak.md"
 

@@ -20,9 +20,10 @@ import pytest
 import queries
 from conftest import ROOT
 from queries import SERVICE
-from stack import Stack, started, tags_of, wait_for
+from stack import Stack, started, tags_of
+from waiting import wait_for
 
-pytestmark = [pytest.mark.live, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.live
 
 WATCHERS = ("otel-collector", "loki", "jaeger", "prometheus", "alertmanager", "cadvisor")
 
@@ -161,7 +162,7 @@ def test_every_panel_has_data_where_there_is_some(kind: str, query: str, outage:
         assert ask() == []
         return
     # Rules of a month are evaluated each minute, and read what others have recorded.
-    assert wait_for(ask, f"no data: {query}", patience=180)
+    assert wait_for(ask, f"no data: {query}", seconds=180)
 
 
 def test_a_dashboard_offers_what_there_is_to_choose(stack: Stack) -> None:
@@ -288,7 +289,7 @@ def test_no_log_line_is_lost_when_the_collector_restarts_under_load(stack: Stack
         return asked - {line["correlation_id"] for line in stack.lines(parameters)}
 
     assert len(asked) > 100
-    wait_for(lambda: not missing(), f"of {len(asked)} lines, these are missing: {sorted(missing())[:5]}")
+    wait_for(lambda: not missing(), lambda: f"of {len(asked)} lines, these are missing: {sorted(missing())[:5]}")
 
 
 def test_a_second_up_changes_nothing(stack: Stack) -> None:
@@ -353,11 +354,11 @@ def firing(stack: Stack, name: str) -> set[str]:
 def test_a_part_that_is_gone_is_told_by_an_alert_which_ends_when_it_is_back(stack: Stack) -> None:
     stack.compose("stop", "jaeger")
     try:
-        wait_for(lambda: "jaeger" in firing(stack, "StackTargetDown"), "no alert arrived at Alertmanager", patience=120)
+        wait_for(lambda: "jaeger" in firing(stack, "StackTargetDown"), "no alert arrived at Alertmanager", seconds=120)
     finally:
         stack.compose("start", "jaeger")
 
-    wait_for(lambda: "jaeger" not in firing(stack, "StackTargetDown"), "the alert does not end", patience=180)
+    wait_for(lambda: "jaeger" not in firing(stack, "StackTargetDown"), "the alert does not end", seconds=180)
     wait_for(lambda: not stack.unhealthy(), "the stack does not recover")
 
 
@@ -370,7 +371,7 @@ def test_a_page_goes_all_the_way_from_the_fault_to_whom_it_concerns(stack: Stack
 
     stack.compose("stop", "db")
     try:
-        told = wait_for(page, "nobody was paged", patience=180)
+        told = wait_for(page, "nobody was paged", seconds=180)
     finally:
         stack.compose("start", "db")
     wait_for(lambda: stack.ask("recovered").status == 200, "the service does not recover")
@@ -387,7 +388,7 @@ def test_a_page_goes_all_the_way_from_the_fault_to_whom_it_concerns(stack: Stack
 
 
 def test_the_heartbeat_is_heard(stack: Stack) -> None:
-    wait_for(lambda: "heartbeat" in stack.compose("logs", "alert-inbox"), "nobody hears the heartbeat", patience=120)
+    wait_for(lambda: "heartbeat" in stack.compose("logs", "alert-inbox"), "nobody hears the heartbeat", seconds=120)
 
 
 def test_ports_that_are_taken_are_named_with_their_variables(stack: Stack) -> None:
