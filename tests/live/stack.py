@@ -115,9 +115,13 @@ class Stack:
                 found[service] = f"{state['Status']}, {health}"
         return found
 
+    def process(self, service: str) -> int:
+        """The first process of the service's container; 0 while there is none."""
+        return int(self.containers()[service]["State"]["Pid"])
+
     def crash(self, service: str) -> None:
         """End the service's first process as the kernel does when memory is short."""
-        os.kill(self.containers()[service]["State"]["Pid"], signal.SIGKILL)
+        os.kill(self.process(service), signal.SIGKILL)
 
     def remove(self) -> None:
         """Do what the README says to leave nothing."""
