@@ -129,8 +129,9 @@ def paths_with_any_answers() -> frozenset[str]:
 
 
 def with_folders(names: Iterable[str]) -> frozenset[str]:
-    """These files, and the folders that they are in as text has them: with a slash at the end."""
-    return frozenset(names) | {f"{folder}/" for name in names for folder in PurePosixPath(name).parents[:-1]}
+    """These files, and the folders that they are in, as text has them: one of a single word has a slash at its end."""
+    folders = {folder for name in names for folder in PurePosixPath(name).parents[:-1]}
+    return frozenset(names) | {str(folder) if len(folder.parts) > 1 else f"{folder}/" for folder in folders}
 
 
 def test_nothing_that_was_left_out_is_mentioned(tree: Path, profile: profiles.Answers) -> None:
