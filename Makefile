@@ -34,7 +34,7 @@ PYTEST = $(TESTER) -m pytest $(if $(SHARD),--shard=$(SHARD))
 
 .PHONY: test
 test: $(READY) lint types ## Run the tests that need Python packages only
-	$(PYTEST) -n auto --dist loadgroup -m 'not ci and not live and not cluster and not long and not jenkins and not drills'
+	$(PYTEST) -n auto -m 'not ci and not live and not cluster and not long and not jenkins and not drills'
 
 .PHONY: test-ci
 test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files, manifests, roll-outs in a cluster

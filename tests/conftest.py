@@ -18,6 +18,9 @@ from cookiecutter.prompt import prompt_for_config
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "{{cookiecutter.__project_folder}}"
 
+# What links a service to its template, and holds the answers.
+LINK = ".cruft.json"
+
 # The hooks are scripts, not a package; this is how a test imports one.
 sys.path[:0] = [str(ROOT / "hooks"), str(ROOT / "tools")]
 
@@ -47,18 +50,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the other shards to other machines."""
     if which := config.getoption("shard"):
-        kept = set(shard(items, which))
+        kept = set(shard(items, which, lambda item: item.get_closest_marker("long") is not None))
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
 
 
-def shard(items: Sequence[Any], which: str) -> Sequence[Any]:
-    """The part that is meant by `1/4`: neighbours, as they share what is dear to set up."""
+def shard(items: Sequence[Any], which: str, is_long: Callable[[Any], bool] = lambda _: False) -> list[Any]:
+    """The part that is meant by `1/4`: neighbours, as they share what is dear to set up, and every fourth long one."""
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", which)
     number, of = map(int, found.groups()) if found else (1, 0)
     if number > of:
         raise pytest.UsageError(f"a shard is written --shard=1/4, and not {which!r}")
-    return items[len(items) * (number - 1) // of : len(items) * number // of]
+    long, rest = ([item for item in items if is_long(item) is wanted] for wanted in (True, False))
+    chosen = {*long[number - 1 :: of], *rest[len(rest) * (number - 1) // of : len(rest) * number // of]}
+    return [item for item in items if item in chosen]
+
+
+# Runs git in a folder; returns what it prints.
+Git = Callable[..., str]
 
 
 class Bake(Protocol):
@@ -163,7 +172,7 @@ def run(environment: dict[str, str]) -> Run:
 
 
 @pytest.fixture(scope="session")
-def git(environment: dict[str, str]) -> Callable[..., str]:
+def git(environment: dict[str, str]) -> Git:
     """Return a function that runs git in a folder and returns what it prints."""
 
     def run_git(folder: Path, *arguments: str) -> str:
@@ -176,14 +185,29 @@ def git(environment: dict[str, str]) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def copy_template() -> Callable[[Path], Path]:
     """Return a function that copies the template as it is now, committed or not, without its history."""
+    from options import LEFT_BEHIND
 
     def copy(target: Path) -> Path:
         for name in ("hooks", "templates", FOLDER):
             if (ROOT / name).is_dir():
-                # A test environment or a cache that a developer left inside the template is not part of it.
-                ignore = shutil.ignore_patterns("__pycache__", ".venv", ".cache", ".*_cache")
-                shutil.copytree(ROOT / name, target / name, ignore=ignore)
+                shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
         shutil.copy(ROOT / "cookiecutter.json", target)
         return target
 
     return copy
+
+
+def commit(folder: Path, git: Git) -> str:
+    """Commit all that is in a repository; return the commit."""
+    git(folder, "add", "--all", "--force")
+    git(folder, "commit", "--quiet", "--message=all of it")
+    return git(folder, "rev-parse", "HEAD").strip()
+
+
+@pytest.fixture
+def template(tmp_path: Path, copy_template: Callable[[Path], Path], git: Git) -> Path:
+    """Return a Git repository that holds the template as it is now."""
+    repository = copy_template(tmp_path / "template")
+    git(repository, "init", "--quiet", "--initial-branch=main")
+    commit(repository, git)
+    return repository

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -165,23 +165,14 @@ class Pipeline:
 
 def groovy() -> Path:
     """The jar of Groovy, fetched by Maven unless it is in the cache."""
-    if missing := needs.java():
-        pytest.fail(f"Java and Maven for a Jenkinsfile: {missing}", pytrace=False)
-    folder = CACHE / f"jenkinsfile-{hashlib.sha256((TOOL / 'pom.xml').read_bytes()).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if not any(folder.glob("*.jar")):
-            command: list[str | Path] = [
-                "mvn",
-                "--quiet",
-                "--batch-mode",
-                "--file",
-                TOOL / "pom.xml",
-                "dependency:copy-dependencies",
-            ]
-            _run([*command, "dependency:copy-dependencies", f"-DoutputDirectory={folder}"])
-    (jar,) = folder.glob("*.jar")
+    needs.demand(needs.java(), "Java and Maven for a Jenkinsfile")
+    pins = TOOL / "pom.xml"
+
+    def fetch(folder: Path) -> None:
+        goal = ("dependency:copy-dependencies", f"-DoutputDirectory={folder}")
+        _run(["mvn", "--quiet", "--batch-mode", "--file", pins, *goal])
+
+    (jar,) = _kept(pins, fetch).glob("*.jar")
     return jar
 
 
@@ -216,26 +207,36 @@ def _node(raw: Any) -> Any:
 
 def linter() -> Path:
     """npm-groovy-lint, installed unless it is in the cache."""
-    npm = shutil.which("npm")
-    if not npm:
-        pytest.fail("npm for a Jenkinsfile: missing (apt-get install nodejs npm)", pytrace=False)
-    folder = CACHE / f"groovy-lint-{hashlib.sha256((TOOL / 'package.json').read_bytes()).hexdigest()[:16]}"
+    needs.demand(needs.npm(), "Node.js for a Jenkinsfile")
+    pins = TOOL / "package.json"
+    flags = ("--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--silent")
+
+    def install(folder: Path) -> None:
+        shutil.copy(pins, folder)
+        _run(["npm", "install", *flags], cwd=folder)
+
+    return _kept(pins, install) / "node_modules" / ".bin" / "npm-groovy-lint"
+
+
+def _kept(pins: Path, fill: Callable[[Path], None]) -> Path:
+    """The folder that is filled with what a file pins, unless it is in the cache: whole, whatever was interrupted."""
+    folder = CACHE / f"jenkinsfile-{hashlib.sha256(pins.read_bytes()).hexdigest()[:16]}"
+    whole, partial = folder / "whole", folder / "partial"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        program = folder / "node_modules" / ".bin" / "npm-groovy-lint"
-        if not program.exists():
-            shutil.copy(TOOL / "package.json", folder)
-            flags = ("--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--silent")
-            _run([npm, "install", *flags], cwd=folder)
-    return program
+        if not whole.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            fill(partial)
+            partial.rename(whole)
+    return whole
 
 
 def lint(text: str, folder: Path) -> str:
     """What CodeNarc has against a Jenkinsfile, down to a remark; nothing if it has nothing."""
     program = linter()
-    if missing := needs.java():
-        pytest.fail(f"Java for a Jenkinsfile: {missing}", pytrace=False)
+    needs.demand(needs.java(), "Java for a Jenkinsfile")
     (folder / "Jenkinsfile").write_text(text, encoding="utf-8")
     # A server that it would leave behind is of no use to a single run.
     command: list[str | Path] = [

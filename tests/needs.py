@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import pythons
 
 BUSYBOX = Path("/bin/busybox")
@@ -95,6 +96,18 @@ def java() -> str:
     return f"missing (apt-get install {' '.join(missing)}; Java 11 or newer)" if missing else ""
 
 
+def npm() -> str:
+    """What is missing of Node.js, which has the checkers of a Jenkinsfile and of LogQL; nothing if it is there."""
+    there = all(map(shutil.which, ("node", "npm")))
+    return "" if there else "missing (apt-get install nodejs npm)"
+
+
+def demand(missing: str, what: str) -> None:
+    """Fail the test that needs this, and say how to get it."""
+    if missing:
+        pytest.fail(f"{what}: {missing}", pytrace=False)
+
+
 def _is_static(program: Path) -> bool:
     """Whether a program needs no libraries: Debian's other busybox bears the same name, and does."""
     return subprocess.run(["ldd", program], capture_output=True, check=False).returncode != 0
@@ -110,6 +123,7 @@ def summary() -> str:
         f"Debian's tools for stand-in images: {debian() or 'there'}",
         f"Kubernetes: {cluster() or 'there'}",
         f"Java and Maven for a Jenkinsfile: {java() or 'there'}",
+        f"Node.js for the checkers of Jenkinsfiles and LogQL: {npm() or 'there'}",
     ))  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Most faults of options come from two of them that meet, few from three
 (https://csrc.nist.gov/projects/automated-combinatorial-testing-for-software). All of them would be thousands of trees.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,8 +12,11 @@ from functools import cache
 from itertools import combinations, product
 from pathlib import PurePosixPath
 
-from options import SERVICE, SPELLED, offered, written
+from options import ROOT, SERVICE, SPELLED, offered, written
 from post_gen_project import PRUNE
+
+# What files of a service share.
+PARTIALS = ROOT / "templates"
 
 Answers = Mapping[str, str]
 Choices = Mapping[str, tuple[str, ...]]
@@ -27,13 +31,35 @@ def choices() -> Choices:
     return {name: tuple(SPELLED.get(choice, choice) for choice in known) for name, known in offered().items()}
 
 
+@cache
+def elsewhere() -> Mapping[str, str]:
+    """What files take from elsewhere, by its name: the private values of the answers, and partials."""
+    answers = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+    private = {name: text for name, text in answers.items() if name.startswith("__") and isinstance(text, str)}
+    partials = [path for path in PARTIALS.rglob("*") if path.is_file()]
+    return private | {path.relative_to(PARTIALS).as_posix(): path.read_text(encoding="utf-8") for path in partials}
+
+
+def options_of(text: str) -> set[str]:
+    """The options that a text names, or something does that it takes from elsewhere."""
+    waiting, seen, named = {text}, set[str](), set[str]()
+    while waiting:
+        one = waiting.pop()
+        seen.add(one)
+        named |= set(re.findall(r"cookiecutter\.(\w+)", one))
+        # One that puts the name of a partial together may take all that begin with what it states.
+        stated = tuple(re.findall(r"include '(.+?)'", one))
+        taken = (found for name, found in elsewhere().items() if name in named or (stated and name.startswith(stated)))
+        waiting |= set(taken) - seen
+    return named & choices().keys()
+
+
 def options_of_files() -> Iterator[frozenset[str]]:
     """For each file of the template, the options that decide whether it is there, or what it says."""
     for name in written():
         text = "" if name.endswith(".py") else (SERVICE / name).read_text(encoding="utf-8")
-        mentioned = set(re.findall(r"cookiecutter\.([a-z_]+)", f"{name}{text}")) & choices().keys()
         pruned = {rule.option for rule in PRUNE for gone in rule.paths if PurePosixPath(name).is_relative_to(gone)}
-        yield frozenset(mentioned | pruned)
+        yield frozenset(options_of(f"{name}{text}") | pruned)
 
 
 def meetings(options: Iterable[str]) -> Iterator[Meeting]:

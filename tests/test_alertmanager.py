@@ -6,10 +6,8 @@ import email.policy
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -25,6 +23,9 @@ import httpx
 import pytest
 import yaml
 from conftest import Bake
+from waiting import wait_for
+
+from demo.ports import available
 
 pytestmark = pytest.mark.ci
 
@@ -137,7 +138,7 @@ def test_a_team_with_an_unusual_name_is_told(team: str, bake: Bake) -> None:
 
 
 class Alertmanager:
-    """A running one.
+    """A started one, which serves once it is ready.
 
     Args:
         config: its configuration.
@@ -147,9 +148,8 @@ class Alertmanager:
     def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
         file = folder / "alertmanager.yml"
         file.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        (port,) = available([0])
+        self.url = f"http://127.0.0.1:{port}"
         self.log = folder / "log"
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
@@ -165,7 +165,6 @@ class Alertmanager:
                 stderr=log,
                 stdout=log,
             )
-        self.wait_for(lambda: self.is_ready() or None, "it does not serve")
 
     def is_ready(self) -> bool:
         try:
@@ -174,13 +173,16 @@ class Alertmanager:
             return False
 
     def wait_for(self, what: Callable[[], Any], otherwise: str) -> Any:
-        """What is there at last; fails when it does not come."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            if (found := what()) is not None:
-                return found
-            time.sleep(0.05)
-        pytest.fail(f"{otherwise}\n{self.log.read_text()[-3000:]}")
+        """What is there at last; fails when it does not come, or cannot any more."""
+
+        def look() -> Any:
+            assert self._process.poll() is None, f"it ended with {self._process.returncode}\n{self.tail()}"
+            return what()
+
+        return wait_for(look, lambda: f"{otherwise}\n{self.tail()}", PATIENCE_SECONDS)
+
+    def tail(self) -> str:
+        return self.log.read_text(encoding="utf-8")[-3000:]
 
     def send(self, *alerts: Mapping[str, str], resolved: bool = False) -> None:
         """Send alerts with these labels, and annotations as the rules have them."""
@@ -214,7 +216,7 @@ class Alertmanager:
 
     def close(self) -> None:
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(PATIENCE_SECONDS) == 0, self.log.read_text()
+        assert self._process.wait(PATIENCE_SECONDS) == 0, self.tail()
 
 
 ANNOTATIONS = {
@@ -253,6 +255,7 @@ def start(default_project: Path, receiver: Receiver, tmp_path: Path) -> Iterator
             receivers["email"]["email_configs"][0] |= {"smarthost": smarthost, "require_tls": False}
         running = Alertmanager(config, tmp_path)
         stack.callback(running.close)
+        running.wait_for(running.is_ready, "it does not serve")
         return running
 
     with ExitStack() as stack:
@@ -328,7 +331,7 @@ def test_a_ticket_is_told_once_the_page_that_silenced_it_is_over(start: Start, r
     alertmanager.send(PAGE)
     alertmanager.send(SLO_TICKET)
     assert receiver.next().body["receiver"] == "page"
-    alertmanager.wait_for(lambda: alertmanager.suppressed() or None, "the ticket is not silenced")
+    alertmanager.wait_for(alertmanager.suppressed, "the ticket is not silenced")
 
     alertmanager.send(PAGE, resolved=True)
 
@@ -341,7 +344,7 @@ def test_outside_working_hours_pages_are_told_and_tickets_wait(start: Start, rec
     alertmanager.send(CAUSE, ABSENT | {"job": "other"})
 
     assert receiver.next().body["receiver"] == "page"
-    assert alertmanager.wait_for(lambda: alertmanager.suppressed() or None, "the ticket does not wait") == [
+    assert alertmanager.wait_for(alertmanager.suppressed, "the ticket does not wait") == [
         {"team": TEAM, "job": JOB, **CAUSE}
     ]
 
@@ -385,7 +388,7 @@ def test_secrets_that_are_missing_cost_their_own_receivers_only(start: Start, re
             alertmanager.metric(f'{series}{{integration="{name}",reason="other"}}') for name in ("webhook", "slack")
         ]
 
-    alertmanager.wait_for(lambda: all(failures()) or None, "nothing failed")
+    alertmanager.wait_for(lambda: all(failures()), "nothing failed")
     alertmanager.send(ABSENT)
     assert receiver.next().body["receiver"] == "page"
 
@@ -536,9 +539,7 @@ def test_a_mail_says_what_to_do_and_where_to_look(
 @pytest.fixture
 def inbox(default_project: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """The service of the compose file that prints what it gets: its address, and the process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = available([0])
     command = [sys.executable, str(default_project / "observability" / "alert-inbox" / "inbox.py")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"HTTP_PORT": str(port)}) as process:
         yield f"http://127.0.0.1:{port}", process
@@ -584,10 +585,7 @@ def test_the_inbox_refuses_what_is_no_notification_and_serves_on(
         command = [sys.executable, "-B", "-c", check]
         return subprocess.run(command, cwd=default_project, env=environment, check=False).returncode == 0
 
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_healthy():
-        assert time.monotonic() < deadline
-
+    wait_for(is_healthy, "the inbox does not serve", PATIENCE_SECONDS)
     for body in (b"", b"{", b"[]", b'{"alerts": [1]}', b"\xff"):
         assert httpx.post(address, content=body).status_code == 400
     assert is_healthy()

@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import socket
 import socketserver
 import subprocess
 import sys
@@ -42,6 +41,8 @@ from servers import (
     Stage,
     cpu_clock,
 )
+
+from demo.ports import available
 
 APPS = (BARE, ROUTES_ONLY, SERVICE_NONE, SERVICE, SERVICE_ALL, USUAL, USUAL_ALL)
 MIB = 1024 * 1024
@@ -403,9 +404,7 @@ print("done", flush=True); input()
 @pytest.fixture
 def sink() -> Iterator[HTTPConnection]:
     """Start a sink, and return a connection to it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = available([0])
     with subprocess.Popen([sys.executable, ROOT / "benchmarks" / "sink.py", str(port)]) as process:
         connection = HTTPConnection("127.0.0.1", port, timeout=30)
         while process.poll() is None:

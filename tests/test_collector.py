@@ -2,16 +2,16 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from collector import Collector, build
 from conftest import ROOT
 from test_service import CACHE, default_python, environment_name, make
+from waiting import wait_for
 
 from demo.inbox import Inbox
 from demo.otlp_receiver import OtlpReceiver
@@ -89,13 +89,6 @@ def told(service: Service) -> int:
 def losses(service: Service) -> list[Mapping[str, Any]]:
     """What its log says of lost spans."""
     return [line.fields for line in service.log.all() if str(line.fields.get("event")).startswith("spans lost")]
-
-
-def wait_for(condition: Callable[[], object], otherwise: str) -> None:
-    deadline = monotonic() + PATIENCE
-    while not condition():
-        assert monotonic() < deadline, otherwise
-        sleep(0.05)
 
 
 def test_a_go_that_cannot_build_it_is_none_and_the_failure_says_what_to_install(

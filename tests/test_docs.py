@@ -4,18 +4,26 @@ import json
 import math
 import re
 import subprocess
-import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
 
 import components
+import options
 import pytest
-from conftest import ROOT, Bake
+from conftest import FOLDER, ROOT, Bake
 
 # In text, and in the pictures that Mermaid draws.
 LINK = re.compile(r"""(?:\]\(|^ *click \w+ ")(?!https?://)([^)"#\s]*)(?:#([^)"\s]+))?""", re.MULTILINE)
-DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not any(part.startswith((".", "{{")) for part in path.parts))
+
+
+def documents(root: Path) -> list[Path]:
+    """The documents of a template, but for those of its services and what is hidden in it, as caches are."""
+    found = (path.relative_to(root) for path in root.rglob("*.md"))
+    return sorted(root / path for path in found if not any(part.startswith((".", "{{")) for part in path.parts))
+
+
+DOCUMENTS = documents(ROOT)
 
 
 def anchors(document: Path) -> set[str]:
@@ -38,31 +46,18 @@ def dead_links(document: Path) -> list[str]:
     return dead
 
 
+def test_the_documents_are_found_wherever_the_template_is(tmp_path: Path) -> None:
+    root = tmp_path / ".hidden"
+    for name in ("README.md", "docs/page.md", ".cache/page.md", f"{FOLDER}/README.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+    assert documents(root) == [root / "README.md", root / "docs" / "page.md"]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings_that_exist(document: Path) -> None:
     assert dead_links(document) == []
-
-
-@pytest.mark.parametrize(
-    "answers",
-    [
-        {},
-        {"database": "none", "observability_stack": "no"},
-        {"load_tests": "no"},
-        {"chaos_drills": "no"},
-        {"ci_system": "both", "deployment": "kubectl", "release_strategy": "canary", "exposure": "ingress"},
-        {"ci_system": "none", "exposure": "cluster-internal", "deployment": "kubectl"},
-        {"ci_system": "jenkins", "exposure": "load-balancer", "production_image": "standard"},
-    ],
-    ids=str,
-)
-def test_links_of_a_generated_service_lead_to_files_and_headings_that_exist(
-    answers: dict[str, str], bake: Bake
-) -> None:
-    project = bake(**answers)
-    dead = {str(document.relative_to(project)): dead_links(document) for document in project.rglob("*.md")}
-
-    assert {document: links for document, links in dead.items() if links} == {}
 
 
 def test_anchors_are_made_as_github_makes_them(tmp_path: Path) -> None:
@@ -159,9 +154,6 @@ def test_the_changelog_tells_of_the_current_version() -> None:
 
 
 def test_the_page_of_options_is_what_prompts_names_and_prune_table_say() -> None:
-    sys.path.insert(0, str(ROOT / "tools"))
-    import options
-
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == options.page(), "run `make options`"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import FOLDER, ROOT, Bake, Run
+from conftest import FOLDER, LINK, ROOT, Bake, Run
 from hostile import ACCEPTED
 
 # Python that refuses what generation must not do, in Cookiecutter and in the hooks that it starts: an audit
@@ -31,12 +31,10 @@ sys.addaudithook(refuse)
 """
 
 
-# Where the answers stand, `database` among them.
-LINK = ".cruft.json"
-
-
 def files(project: Path) -> list[Path]:
-    return sorted(path for path in project.rglob("*") if path.is_file())
+    """Each file but Git's own."""
+    found = (path for path in project.rglob("*") if path.is_file())
+    return sorted(path for path in found if ".git" not in path.relative_to(project).parts)
 
 
 def contents(project: Path) -> dict[str, bytes]:

@@ -10,41 +10,20 @@ from typing import Any
 
 import post_gen_project
 import pytest
-from conftest import FOLDER, ROOT, Bake, Run
-from cookiecutter.generate import generate_context
-from cookiecutter.prompt import prompt_for_config
+from conftest import FOLDER, LINK, ROOT, Bake, Git, Run, commit
 from cookiecutter.utils import create_env_with_context
 from hostile import ACCEPTED, REFUSED_TEXT
-from options import offered
+from options import answered, offered, written
+from options import tree as tree_of
 from post_gen_project import NotLinkedError, Rule
-
-Git = Callable[..., str]
 
 CHOICES = offered()
 EVERY_CHOICE = [(option, choice) for option, choices in CHOICES.items() for choice in choices]
 
-LINK = ".cruft.json"
-
-
-def paths(folder: Path) -> set[str]:
-    """Return the paths of all files in the folder, except what running Python there leaves behind."""
-    left_behind = {"__pycache__", ".venv", ".cache"}
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {path.as_posix() for path in found if not left_behind.intersection(path.parts)}
-
 
 def files(project: Path) -> set[str]:
     """Return the paths of all files of the project, except the link that only a committed template gets."""
-    return paths(project) - {LINK}
-
-
-def template_files() -> set[str]:
-    """Return the unrendered paths of all files of the template."""
-    return paths(ROOT / FOLDER)
-
-
-def is_under(path: str, pruned: str) -> bool:
-    return PurePosixPath(path).is_relative_to(pruned)
+    return set(written(project)) - {LINK}
 
 
 @pytest.mark.parametrize("hook", ["pre_gen_project.py", "post_gen_project.py"])
@@ -96,35 +75,22 @@ def test_each_rule_of_the_prune_table_names_a_real_choice_and_real_paths(rule: R
 
 @pytest.mark.parametrize(("option", "choice"), EVERY_CHOICE)
 def test_a_project_holds_what_names_and_prune_table_say_and_nothing_else(option: str, choice: str, bake: Bake) -> None:
-    context = generate_context(context_file=str(ROOT / "cookiecutter.json"), extra_context={option: choice})
-    answers = prompt_for_config(context, no_input=True)
-    environment = create_env_with_context({"cookiecutter": answers})
-    rendered = {environment.from_string(path).render(cookiecutter=answers) for path in template_files()}
-    pruned = [
-        path for rule in post_gen_project.PRUNE if answers[rule.option] not in rule.kept_by for path in rule.paths
-    ]
-    expected = {
-        path
-        for path in rendered
-        if path and not path.endswith("/") and not any(is_under(path, gone) for gone in pruned)
-    }
-
     project = bake(**{option: choice})
 
-    assert files(project) == expected
+    assert files(project) == tree_of(answered(**{option: choice}), written()).keys()
 
 
 def test_conditional_names_are_names_of_files_never_of_folders() -> None:
     # Cookiecutter aborts on a folder whose name renders to nothing, and under cruft writes to the file
     # system's root.
-    assert [path for path in template_files() if "{" in str(PurePosixPath(path).parent)] == []
+    assert [path for path in written() if "{" in str(PurePosixPath(path).parent)] == []
 
 
 def test_every_path_fits_into_a_clone_on_windows() -> None:
     # 260 characters are all that Windows lets a path have unless it is told otherwise, and Cookiecutter clones to
     # C:\\Users\\<name>\\.cookiecutters\\cookiecutter-fastapi-sre.
-    assert [path for path in template_files() if len(f"{FOLDER}/{path}") > 180] == []
-    assert [path for path in template_files() if set('<>:"|?*\n') & set(path)] == []
+    assert [path for path in written() if len(f"{FOLDER}/{path}") > 180] == []
+    assert [path for path in written() if set('<>:"|?*\n') & set(path)] == []
 
 
 def test_the_database_decides_about_exactly_its_own_files(bake: Bake) -> None:
@@ -202,21 +168,6 @@ def test_pruning_keeps_what_was_chosen(tree: Path) -> None:
     assert post_gen_project.prune(tree, {"option": "yes"}, table) == []
     assert post_gen_project.prune(tree, {"option": True}, table) == []
     assert files(tree) == before
-
-
-@pytest.fixture
-def template(tmp_path: Path, copy_template: Callable[[Path], Path], git: Git) -> Path:
-    """Return a Git repository that holds the template as it is now."""
-    repository = copy_template(tmp_path / "template")
-    git(repository, "init", "--quiet", "--initial-branch=main")
-    commit(repository, git)
-    return repository
-
-
-def commit(repository: Path, git: Git) -> str:
-    git(repository, "add", "--all", "--force")
-    git(repository, "commit", "--quiet", "--message=all of it")
-    return git(repository, "rev-parse", "HEAD").strip()
 
 
 def born(project: Path, git: Git) -> Path:

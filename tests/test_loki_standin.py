@@ -1,17 +1,12 @@
 """The stand-in for Loki answers as Loki's documentation says, and refuses what it does not know."""
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-
-sys.path.insert(0, str(Path(__file__).parent / "live"))
 
 import loki_standin
+import pytest
 from loki_standin import Entry, QueryError, answer, entries_of
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 SECOND = 10**9
 NOW = 1_000 * SECOND

@@ -5,12 +5,9 @@ import re
 import sys
 from html import unescape
 
+import burn_rate
 import pytest
 from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-
-import burn_rate
 
 
 def shown(svg: str) -> str:

@@ -5,8 +5,10 @@ The profiles hold every pair of choices, and every three that decide about one f
 The command that makes the tree of a failing test again is shown with the failure.
 """
 
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -14,18 +16,20 @@ from typing import Any
 
 import profiles
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Run
 from options import answered, written
 from options import tree as tree_of
+from test_docs import dead_links
 from test_generation import contents, problems, text_of, untidy
 from test_service import make
 
 IN_PAIRS, IN_THREES = profiles.in_pairs(), profiles.in_threes()
 
-# Comparisons name what others would have had.
+# Comparisons, and what is the same in all trees, name what others would have had.
 TELLS_OF_OTHERS = {
     "docs/architecture/CI-CD-COMPARISON.md",
     "docs/architecture/THREAT-MODEL.md",
+    "tests/documents.py",
     "tests/unit/test_provenance.py",
 }
 
@@ -80,7 +84,17 @@ def test_every_three_choices_that_decide_about_one_file_are_in_a_profile() -> No
     wanted = profiles.threes()
 
     assert len(wanted) > 200
+    # They decide together whether tools/access.py is there.
+    assert {("ci_system", "none"), ("deployment", "kubectl"), ("exposure", "cluster-internal")} in wanted
     assert set().union(*(profiles.held(profile, wanted) for profile in (*IN_PAIRS, *IN_THREES))) == wanted
+
+
+def test_what_a_text_takes_from_elsewhere_decides_about_it_too() -> None:
+    assert profiles.options_of("{{ cookiecutter.__reaches_cluster }}") == {"deployment", "exposure"}
+    # It includes another.
+    assert profiles.options_of("{% include 'docker/runtime' %}") == {"license"}
+    # It puts together the names of those that it includes.
+    assert profiles.options_of("{% include 'prometheus/rules' %}") == {"database", "exposure", "release_strategy"}
 
 
 def test_a_choice_that_no_profile_holds_is_missed() -> None:
@@ -107,21 +121,34 @@ def test_the_strict_checkers_of_the_service_find_nothing(tree: Path) -> None:
 
 
 @cache
-def names_with_any_answers() -> frozenset[str]:
-    """The files of all profiles."""
+def paths_with_any_answers() -> frozenset[str]:
+    """The files of all profiles, and their folders."""
     names = written()
-    return frozenset().union(*(tree_of(answered(**profile), names) for profile in (*IN_PAIRS, *IN_THREES)))
+    trees = (tree_of(answered(**profile), names) for profile in (*IN_PAIRS, *IN_THREES))
+    return with_folders(frozenset().union(*trees))
+
+
+def with_folders(names: Iterable[str]) -> frozenset[str]:
+    """These files, and the folders that they are in, as text has them: one of a single word has a slash at its end."""
+    folders = {folder for name in names for folder in PurePosixPath(name).parents[:-1]}
+    return frozenset(names) | {str(folder) if len(folder.parts) > 1 else f"{folder}/" for folder in folders}
 
 
 def test_nothing_that_was_left_out_is_mentioned(tree: Path, profile: profiles.Answers) -> None:
     texts = {name: raw.decode() for name, raw in contents(tree).items() if text_of(tree / name) is not None}
     mentions = [
         f"{name}: {gone}"
-        for gone in sorted(names_with_any_answers() - tree_of(answered(**profile), written()).keys())
+        for gone in sorted(paths_with_any_answers() - with_folders(tree_of(answered(**profile), written())))
         for name, text in texts.items()
         if name not in TELLS_OF_OTHERS and (gone in text or module(gone) in text)
     ]
     assert mentions == []
+
+
+def test_links_of_documents_lead_to_files_and_headings_that_exist(tree: Path) -> None:
+    dead = {str(document.relative_to(tree)): dead_links(document) for document in tree.rglob("*.md")}
+
+    assert {document: links for document, links in dead.items() if links} == {}
 
 
 def module(path: str) -> str:
@@ -130,6 +157,19 @@ def module(path: str) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("answers", IN_PAIRS, ids=lambda answers: "-".join(answers.values()))
-def test_the_suite_of_the_service_passes(answers: profiles.Answers, cookies: Any) -> None:
-    make(generated(answers, cookies), "types", "test")
+@pytest.mark.parametrize("profile", IN_PAIRS, ids=lambda profile: "-".join(profile.values()))
+def test_the_suite_of_the_service_passes(profile: profiles.Answers, cookies: Any) -> None:
+    make(generated(profile, cookies), "types", "test")
+
+
+@pytest.mark.parametrize("profile", [max(IN_PAIRS, key=lambda one: len(profiles.command(one)))], ids=profiles.command)
+def test_what_is_shown_with_a_failure_makes_the_same_tree(
+    profile: profiles.Answers, request: pytest.FixtureRequest, cookies: Any, run: Run, tmp_path: Path
+) -> None:
+    (shown,) = [text for _, title, text in request.node._report_sections if title == "the same tree"]
+
+    done = run(*shlex.split(shown), "--output-dir", tmp_path / "out", cwd=ROOT)
+
+    assert done.returncode == 0, done.stderr
+    (project,) = (tmp_path / "out").iterdir()
+    assert contents(project) == contents(generated(profile, cookies))

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 import release
-from conftest import ROOT, Run
+from conftest import ROOT, Git, Run
 from release import Version
 from test_locks import pins
-
-Git = Callable[..., str]
 
 PROMPTS: dict[str, Any] = {
     "name": "Demo",
@@ -337,7 +335,7 @@ def test_a_release_brings_a_template_that_generates_and_says_what_its_tools_are(
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sre-demo-api" / "Makefile").is_file()
     listed = json.loads(sbom.read_text(encoding="utf-8"))
-    assert {one["name"]: one["version"] for one in listed["components"]} == pins("requirements.txt")
+    assert {(one["name"], one["version"]) for one in listed["components"]} == pins("requirements.txt")
     assert listed["metadata"]["component"]["name"] == "cookiecutter-fastapi-sre"
     assert (folder / "dist" / "notes.txt").read_text(encoding="utf-8").startswith("### ")
 

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import yaml
 from conftest import ROOT, Bake
 from test_prompts import RIGHT, WRONG
 from test_service import CACHE, default_python, environment_name, make
+from waiting import wait_for
 
-from demo.client import Client, NoAnswerError
+from demo.client import Client
 from demo.ports import LOOPBACK, available
 
 pytestmark = pytest.mark.ci
@@ -163,7 +163,7 @@ def emitted(cookies_session: Any, tmp_path_factory: pytest.TempPathFactory) -> M
         stdout=subprocess.DEVNULL,
     )
     try:
-        wait_until_it_answers(Client(http_port), "/health/ready")
+        wait_for(lambda: Client(http_port).send("GET", "/health/ready"), "the service does not start")
         found: dict[str, set[str]] = {}
         for line in Client(metrics_port).send("GET", "/metrics").body.splitlines():
             if sample := re.match(r"(\w+)(?:\{(.*)\})? ", line):
@@ -172,18 +172,6 @@ def emitted(cookies_session: Any, tmp_path_factory: pytest.TempPathFactory) -> M
     finally:
         service.terminate()
         service.wait()
-
-
-def wait_until_it_answers(client: Client, path: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            client.send("GET", path)
-        except NoAnswerError:
-            assert time.monotonic() < deadline, "the service does not start"
-            time.sleep(0.1)
-        else:
-            return
 
 
 def test_every_series_and_label_of_a_rule_is_emitted(default_project: Path, emitted: Mapping[str, set[str]]) -> None:

@@ -17,6 +17,19 @@ def test_shards_make_the_whole_in_its_order_and_are_of_a_size(count: int, of: in
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
+@pytest.mark.parametrize("of", [1, 2, 3, 7])
+def test_long_tests_are_shared_out_evenly_though_they_are_neighbours(of: int) -> None:
+    items = list(range(100))
+
+    shards = [shard(items, f"{number}/{of}", lambda item: item >= 80) for number in range(1, of + 1)]
+
+    assert sorted(chain.from_iterable(shards)) == items
+    assert all(part == sorted(part) for part in shards)
+    for long in (True, False):
+        sizes = [sum((item >= 80) is long for item in part) for part in shards]
+        assert max(sizes) - min(sizes) <= 1
+
+
 @pytest.mark.parametrize("wrong", ["", "1", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2"])
 def test_a_shard_that_there_is_not_is_refused(wrong: str) -> None:
     with pytest.raises(pytest.UsageError, match="--shard=1/4"):

@@ -1,13 +1,8 @@
 """The arithmetic of a soak tells what grows from what does not."""
 
-import sys
 from collections.abc import Callable
 
 import pytest
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tests" / "live"))
-
 from soak import MIB, Limit, thinned, trend
 
 MEMORY = Limit("memory, MiB", "", MIB, 2)

@@ -4,25 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import FOLDER, Run
+from conftest import FOLDER, LINK, Git, Run, commit
 from test_service import CACHE, default_python, environment_name, make
-
-Git = Callable[..., str]
-Copy = Callable[[Path], Path]
-
-
-@pytest.fixture
-def template(tmp_path: Path, copy_template: Copy, git: Git) -> Path:
-    """The template in a repository of its own."""
-    (tmp_path / "template").mkdir()
-    folder = copy_template(tmp_path / "template")
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    commit(folder, git)
-    return folder
 
 
 @pytest.fixture
@@ -34,11 +20,6 @@ def service(template: Path, run: Run, git: Git, tmp_path: Path) -> Path:
     git(folder, "init", "--quiet")
     commit(folder, git)
     return folder
-
-
-def commit(folder: Path, git: Git) -> None:
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "Go on")
 
 
 def update(service: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -80,7 +61,7 @@ def test_what_is_new_is_taken_and_what_was_released_stays(
     assert done.returncode == 0, done.stdout + done.stderr
     assert (service / "NEW.md").read_text(encoding="utf-8") == "new\n"
     assert (service / release).read_text(encoding="utf-8").startswith("# of the pipeline\n")
-    assert json.loads((service / ".cruft.json").read_text())["commit"] == git(template, "rev-parse", "HEAD").strip()
+    assert json.loads((service / LINK).read_text())["commit"] == git(template, "rev-parse", "HEAD").strip()
 
 
 def test_a_line_that_both_changed_is_told(template: Path, service: Path, environment: dict[str, str], git: Git) -> None:

@@ -6,6 +6,7 @@ It is computed as generation does it, from conditional names and the prune table
 import json
 import sys
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,8 +24,8 @@ sys.path.insert(0, str(ROOT / "hooks"))
 
 from post_gen_project import PRUNE  # noqa: E402 - found by the line above
 
-# What running Python or a test leaves in the template.
-LEFT_BEHIND = {"__pycache__", ".venv", ".cache"}
+# What running Python, a test or a checker leaves in a tree.
+LEFT_BEHIND = ("__pycache__", ".venv", ".cache", ".*_cache")
 
 # Truth values as a person answers them.
 SPELLED = {True: "yes", False: "no"}
@@ -56,10 +57,12 @@ def offered() -> dict[str, list[Any]]:
     return {name: known for name, known in choices.items() if isinstance(known, list) and not name.startswith("_")}
 
 
-def written() -> list[str]:
-    """The files of the template, by the names that it writes them with."""
-    found = (path.relative_to(SERVICE) for path in SERVICE.rglob("*") if path.is_file())
-    return [path.as_posix() for path in found if not LEFT_BEHIND.intersection(path.parts)]
+def written(folder: Path = SERVICE) -> list[str]:
+    """The files of a tree; those of the template by the names that it writes them with."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [
+        path.as_posix() for path in found if not any(fnmatch(part, left) for part in path.parts for left in LEFT_BEHIND)
+    ]
 
 
 def tree(answers: dict[str, Any], names: Iterable[str]) -> dict[str, str]:

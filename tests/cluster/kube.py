@@ -13,7 +13,8 @@ import control_plane
 import node
 import yaml
 from pki import Authority
-from sandbox import ClusterError, Sandbox, within
+from sandbox import ClusterError, Sandbox
+from waiting import wait_for
 
 
 class Cluster:
@@ -54,7 +55,7 @@ class Cluster:
         self.node.kubelet.until(self._is_ready)
         dns.until(lambda: self.get(f"http://{control_plane.ADDRESS}:8181/ready")[0] == 200)
         # Pods may come from now on: their namespace's account is made by a controller.
-        within(30, lambda: self.try_kubectl("get", "serviceaccount", "default").returncode == 0, self.logs)
+        wait_for(lambda: self.try_kubectl("get", "serviceaccount", "default").returncode == 0, self.logs, 30)
 
     def _is_ready(self) -> bool:
         path = "{.status.conditions[?(@.type=='Ready')].status}"
@@ -110,7 +111,7 @@ class Cluster:
 
     def within(self, seconds: float, look: Callable[[], Any], namespace: str = "", pause: float = 0.3) -> Any:
         """What `look` finds, as soon as it finds something; else what happened in the namespace."""
-        return within(seconds, look, lambda: self.story(namespace), pause)
+        return wait_for(look, lambda: self.story(namespace), seconds, pause)
 
     def get(self, url: str, *flags: str, seconds: float = 5) -> tuple[int, str]:
         """Ask from the node; status and body, or 0 and why there is no answer."""

@@ -13,10 +13,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self, TextIO, TypeVar
+from typing import Self, TextIO
+
+from waiting import Found, wait_for
 
 NAME = "cookiecutter-fastapi-sre-cluster"
 # How many there may be at a time on a machine, and how long one waits for its turn.
@@ -45,21 +46,9 @@ touch "$here/ready"
 sleep infinity & wait
 """
 
-Found = TypeVar("Found")
-
 
 class ClusterError(AssertionError):
     """Something of the cluster is not as it should be; the message ends with what it logged."""
-
-
-def within(seconds: float, look: Callable[[], Found], otherwise: Callable[[], str], pause: float = 0.1) -> Found:
-    """What `look` finds, as soon as it finds something."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise ClusterError(f"not within {seconds:.0f} s: {otherwise()}")
-        time.sleep(pause)
-    return found
 
 
 class Program:
@@ -88,7 +77,7 @@ class Program:
                 raise ClusterError(self.tail())
             return ready()
 
-        return within(seconds, look, self.tail)
+        return wait_for(look, self.tail, seconds)
 
     def stop(self) -> None:
         """Kill it: what enters the namespaces for it takes it along."""
@@ -116,7 +105,7 @@ class Sandbox:
         self._programs: list[Program] = []
 
     def __enter__(self) -> Self:
-        within(TURN, self._take_turn, lambda: f"{MOST} others run on this machine", pause=1)
+        wait_for(self._take_turn, f"{MOST} others run on this machine", TURN, pause=1)
         self._clear()
         self._before = self._traces()
         self.folder.mkdir(mode=0o711)
@@ -182,7 +171,7 @@ class Sandbox:
     def _clear(self) -> None:
         """Remove what has no namespace."""
         groups = [tree / self.group for tree in _trees()]
-        within(20, lambda: not any(map(_members, groups)), lambda: "processes are left in the pods' groups")
+        wait_for(lambda: not any(map(_members, groups)), "processes are left in the pods' groups", 20)
         for group in groups:
             for inner in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
                 inner.rmdir()

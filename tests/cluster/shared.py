@@ -24,8 +24,7 @@ EXPERIMENTS = "github.com/chaos-mesh/chaos-mesh"
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Return a Kubernetes, and fail after the last test if it leaves anything on the machine."""
-    if missing := needs.cluster():
-        pytest.fail(f"Kubernetes: {missing}", pytrace=False)
+    needs.demand(needs.cluster(), "Kubernetes")
     with Cluster() as running:
         yield running
     assert running.sandbox.left == set()

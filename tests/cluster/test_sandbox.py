@@ -8,6 +8,7 @@ from pathlib import Path
 import needs
 import pytest
 import sandbox
+from waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -21,13 +22,13 @@ with sandbox.Sandbox() as place:
     print(place.folder, flush=True)
     time.sleep(600)
 """
-SLEEP = "98765"
+# No other run on this machine sleeps for as long.
+SLEEP = f"98765.{os.getpid()}"
 
 
 @pytest.fixture(autouse=True)
 def able() -> None:
-    if missing := needs.cluster():
-        pytest.fail(f"Kubernetes: {missing}", pytrace=False)
+    needs.demand(needs.cluster(), "Kubernetes")
 
 
 def sleeps() -> bool:
@@ -42,13 +43,13 @@ def test_a_run_that_is_killed_takes_its_programs_along_and_the_next_one_removes_
     name = f"test-sandbox-{os.getpid()}"
     monkeypatch.setattr(sandbox, "NAME", name)
     command = [sys.executable, "-c", SCRIPT, name, SLEEP]
-    environment = os.environ | {"PYTHONPATH": str(Path(sandbox.__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         folder = Path(run.stdout.readline().strip())
-        assert sandbox.within(10, sleeps, lambda: "nothing was started")
+        wait_for(sleeps, "nothing was started", 10)
         run.kill()
-    sandbox.within(10, lambda: not sleeps(), lambda: "the program outlived the run that started it")
+    wait_for(lambda: not sleeps(), "the program outlived the run that started it", 10)
     left = folder.exists()
 
     with sandbox.Sandbox() as place:

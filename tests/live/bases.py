@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import needs
+import pytest
+
 SLIM = "python:3.13-slim-trixie"
 DISTROLESS = "gcr.io/distroless/python3-debian13:nonroot"
 
@@ -34,16 +37,12 @@ DISTROLESS_PACKAGES = (
 )
 
 
-class NoBaseError(Exception):
-    """A base image can be neither pulled nor made; the message says what is missing."""
-
-
 def require() -> None:
     """Have both base images on this machine, under the names that a service's Dockerfiles use.
 
-    Raises:
-        NoBaseError: they cannot be had.
+    A test that cannot have them fails, and says what is missing.
     """
+    needs.demand(needs.engine(), "Container engine")
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     with _turn():
         missing = [image for image in (SLIM, DISTROLESS) if not _is_here(image, recipe) and not _pulled(image)]
@@ -51,11 +50,6 @@ def require() -> None:
             _check_tools()
             with tempfile.TemporaryDirectory(prefix="bases-") as folder:
                 _make(Path(folder), missing, recipe)
-
-
-def is_stand_in(image: str) -> bool:
-    """Whether this image was made here."""
-    return bool(_recipe_of(image))
 
 
 @contextmanager
@@ -85,9 +79,11 @@ def _pulled(image: str) -> bool:
 
 def _check_tools() -> None:
     if os.geteuid() != 0 or sys.platform != "linux":
-        raise NoBaseError(f"{SLIM} and {DISTROLESS} cannot be pulled; to make stand-ins, run as root on Debian")
+        said = f"{SLIM} and {DISTROLESS} cannot be pulled; to make stand-ins, run as root on Debian"
+        pytest.fail(said, pytrace=False)
     if missing := [tool for tool in ("debootstrap", "dpkg-deb") if not shutil.which(tool)]:
-        raise NoBaseError(f"base images cannot be pulled, nor made without these: apt-get install {' '.join(missing)}")
+        needed = f"apt-get install {' '.join(missing)}"
+        pytest.fail(f"base images cannot be pulled, nor made without these: {needed}", pytrace=False)
 
 
 def _make(folder: Path, images: list[str], recipe: str) -> None:
@@ -158,7 +154,7 @@ def _mirror() -> str:
             found := re.search(r"^(?:URIs:|deb)\s+(?:\[.*\]\s+)?(\S+/debian)/?(?:\s|$)", path.read_text(), re.MULTILINE)
         ):
             return found[1]
-    raise NoBaseError("no Debian mirror stands in /etc/apt")
+    pytest.fail("no Debian mirror stands in /etc/apt", pytrace=False)
 
 
 def _import(root: Path, image: str, recipe: str, *changes: str) -> None:
@@ -173,12 +169,8 @@ def _run(*command: str) -> None:
     """Run a command; its output is the reason when it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NoBaseError(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        pytest.fail(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}", pytrace=False)
 
 
 def _output(*command: str, check: bool = True) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=check).stdout.strip()
-
-
-if __name__ == "__main__":
-    require()

@@ -3,9 +3,9 @@
 import http.client
 import json
 import subprocess
-import time
-from collections.abc import Callable
 from typing import Any, Self
+
+from waiting import wait_for
 
 # As a cluster with the strictest Pod Security runs it, and with little memory.
 HARDENED = (
@@ -27,16 +27,6 @@ def inspect(kind: str, name: str) -> dict[str, Any]:
     """All that the engine knows about an image or a container."""
     (found,) = json.loads(docker(kind, "inspect", name).stdout)
     return dict(found)
-
-
-def within(seconds: float, condition: Callable[[], Any], otherwise: Callable[[], str]) -> Any:
-    """What the condition comes to, as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(otherwise())
-        time.sleep(0.05)
-    return value
 
 
 class Container:
@@ -65,7 +55,7 @@ class Container:
 
     def healthy(self, seconds: float = 30) -> Self:
         """Wait until the engine says so."""
-        within(seconds, lambda: self.state()["Health"]["Status"] == "healthy", self.logs)
+        wait_for(lambda: self.state()["Health"]["Status"] == "healthy", self.logs, seconds)
         return self
 
     def state(self) -> dict[str, Any]:
@@ -83,7 +73,7 @@ class Container:
 
     def exit_code(self, seconds: float = 30) -> int:
         """Wait for its end."""
-        within(seconds, lambda: not self.state()["Running"], self.logs)
+        wait_for(lambda: not self.state()["Running"], self.logs, seconds)
         return int(self.state()["ExitCode"])
 
     def __enter__(self) -> Self:

@@ -5,10 +5,9 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -18,28 +17,10 @@ import standins
 from conftest import ROOT
 from test_service import CACHE, default_python, environment_name, make
 
-from demo.client import Client, NoAnswerError, Response
+from demo.client import Client, Response
 from demo.ports import available
 
-PATIENCE = 90
 OK = 200
-
-Found = TypeVar("Found")
-
-
-def wait_for(look: Callable[[], Found], otherwise: str, patience: float = PATIENCE) -> Found:
-    """What `look` finds, once it finds something; what cannot be reached yet is not found."""
-    deadline = time.monotonic() + patience
-    while True:
-        reason = ""
-        try:
-            if found := look():
-                return found
-        except NoAnswerError as error:
-            reason = f": {error}"
-        if time.monotonic() > deadline:
-            pytest.fail(f"{otherwise}{reason}")
-        time.sleep(0.2)
 
 
 class Stack:
@@ -134,9 +115,13 @@ class Stack:
                 found[service] = f"{state['Status']}, {health}"
         return found
 
+    def process(self, service: str) -> int:
+        """The first process of the service's container; 0 while there is none."""
+        return int(self.containers()[service]["State"]["Pid"])
+
     def crash(self, service: str) -> None:
         """End the service's first process as the kernel does when memory is short."""
-        os.kill(self.containers()[service]["State"]["Pid"], signal.SIGKILL)
+        os.kill(self.process(service), signal.SIGKILL)
 
     def remove(self) -> None:
         """Do what the README says to leave nothing."""

@@ -74,7 +74,7 @@ def postgresql(reference: Reference) -> None:
     with (folder / "lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         if not archive.exists():
-            demand(needs.debian(), "Debian's tools")
+            needs.demand(needs.debian(), "Debian's tools")
             partial = folder / "partial.tar"
             run(script, partial)
             partial.rename(archive)
@@ -116,7 +116,7 @@ def prepare(compose: Path, override: Path, makers: Mapping[str, Maker] = MAKERS)
     Returns:
         The services that are left out.
     """
-    demand(needs.engine(), "Container engine")
+    needs.demand(needs.engine(), "Container engine")
     described = run("docker", "compose", f"--file={compose}", "--profile=*", "config", "--format=json")
     services: Mapping[str, Mapping[str, Any]] = json.loads(described)["services"]
     built = {service["image"] for service in services.values() if "build" in service and "image" in service}
@@ -168,8 +168,8 @@ def is_pulled(image: str) -> bool:
 
 def build(target: str, reference: Reference, context: Path, made_of: str, **contexts: str | Path) -> None:
     """Build a target of the Dockerfile under this name, unless the image that bears it was made of the same."""
-    demand(needs.engine(), "Container engine")
-    demand(needs.debian(), "Debian's tools")
+    needs.demand(needs.engine(), "Container engine")
+    needs.demand(needs.debian(), "Debian's tools")
     files = (needs.BUSYBOX, *sorted(IMAGES.iterdir()))
     label = digest(made_of.encode(), *(path.read_bytes() for path in files))
     found = subprocess.run(["docker", "image", "inspect", str(reference)], capture_output=True, check=False)
@@ -187,12 +187,6 @@ def build(target: str, reference: Reference, context: Path, made_of: str, **cont
 def digest(*parts: bytes) -> str:
     """What is another when one of the parts is."""
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def demand(missing: str, what: str) -> None:
-    """Fail the test that needs this, and say how to get it."""
-    if missing:
-        pytest.fail(f"{what}: {missing}", pytrace=False)
 
 
 def run(*command: str | Path) -> str:

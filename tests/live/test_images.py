@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import bases
 import pytest
 from conftest import ROOT
-from containers import HARDENED, Container, docker, inspect, within
+from containers import HARDENED, Container, docker, inspect
+from waiting import wait_for
 
 pytestmark = pytest.mark.live
 
@@ -69,10 +70,7 @@ class Image(NamedTuple):
 @pytest.fixture(scope="session")
 def projects(cookies_session: Any, environment: dict[str, str]) -> dict[str, Path]:
     """Return a committed service for each kind of storage, each with a secret that nobody should have left there."""
-    try:
-        bases.require()
-    except (bases.NoBaseError, OSError) as error:
-        pytest.fail(str(error), pytrace=False)
+    bases.require()
     found = {}
     for database in DATABASES:
         result = cookies_session.bake(extra_context={"database": database}, template=str(ROOT))
@@ -177,7 +175,7 @@ def test_it_logs_json_drains_and_leaves_cleanly(
     with images[database, flavour].run(DRAIN_SECONDS="2") as container:
         container.healthy()
         docker("kill", "--signal", "TERM", container.id)
-        within(2, lambda: container.get("/health/ready")[0] == 503, container.logs)
+        wait_for(lambda: container.get("/health/ready")[0] == 503, container.logs, 2)
 
         assert container.get("/api/v1/items")[0] == 200
         assert container.run(PYTHON[flavour], "-m", "app", "health").returncode == 1
@@ -355,7 +353,7 @@ def test_a_save_restarts_the_development_container(development: tuple[Container,
 
     facts.write_text(facts.read_text(encoding="utf-8").replace('title = "SRE Demo API"', 'title = "Saved"'), "utf-8")
 
-    within(20, lambda: '"title":"Saved"' in container.get("/openapi.json")[1], container.logs)
+    wait_for(lambda: '"title":"Saved"' in container.get("/openapi.json")[1], container.logs, 20)
     assert container.state()["Running"]
 
 

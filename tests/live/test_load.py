@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from soak import LIMITS, Trend, thinned, trend
-from stack import Stack, started, wait_for
+from stack import Stack, started
+from waiting import wait_for
 
 PAGE = ROOT / "docs" / "soak.md"
 
@@ -75,7 +76,6 @@ def soak(stack: Stack, rate: float, seconds: int) -> tuple[list[Trend], int]:
 
 
 @pytest.mark.live
-@pytest.mark.xdist_group("stack")
 @pytest.mark.parametrize(
     ("objective_ms", "code", "verdict"), [(300, 0, "Both objectives were kept."), (0, 3, "Latency is missed")]
 )
@@ -100,7 +100,6 @@ def test_workers_in_containers_make_the_load_and_their_master_judges_it(
 
 
 @pytest.mark.live
-@pytest.mark.xdist_group("stack")
 def test_in_a_short_soak_nothing_fails_and_nothing_grows(stack: Stack) -> None:
     found, _ = soak(stack, rate=40, seconds=120)
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import needs
 import pytest
 import queries
 from conftest import ROOT
@@ -16,12 +17,11 @@ TOOL = ROOT / "tools" / "logql"
 @pytest.fixture(scope="module")
 def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the grammar, installed."""
-    if not (npm := shutil.which("npm")):
-        pytest.fail("npm: missing (apt-get install nodejs npm)", pytrace=False)
+    needs.demand(needs.npm(), "Node.js for LogQL")
     folder = tmp_path_factory.mktemp("logql")
     for name in ("package.json", "check.js"):
         shutil.copy(TOOL / name, folder)
-    command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
+    command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder

@@ -14,7 +14,7 @@ import pytest
 from stack import Stack, for_drills
 from standins import run
 
-pytestmark = [pytest.mark.live, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.live
 
 DRILL = "database-down"
 

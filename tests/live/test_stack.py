@@ -20,9 +20,10 @@ import pytest
 import queries
 from conftest import ROOT
 from queries import SERVICE
-from stack import Stack, started, tags_of, wait_for
+from stack import Stack, started, tags_of
+from waiting import wait_for
 
-pytestmark = [pytest.mark.live, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.live
 
 WATCHERS = ("otel-collector", "loki", "jaeger", "prometheus", "alertmanager", "cadvisor")
 
@@ -161,7 +162,7 @@ def test_every_panel_has_data_where_there_is_some(kind: str, query: str, outage:
         assert ask() == []
         return
     # Rules of a month are evaluated each minute, and read what others have recorded.
-    assert wait_for(ask, f"no data: {query}", patience=180)
+    assert wait_for(ask, f"no data: {query}", seconds=180)
 
 
 def test_a_dashboard_offers_what_there_is_to_choose(stack: Stack) -> None:
@@ -225,6 +226,7 @@ def test_the_links_between_signals_lead_to_the_same_request(stack: Stack, reques
 def test_the_service_serves_without_a_part_that_watches_it_and_the_part_comes_back(
     part: str, how: str, stack: Stack, request_id: str
 ) -> None:
+    ended = stack.process(part)
     if how == "stopped":
         stack.compose("stop", "--timeout=10", part)
     else:
@@ -238,7 +240,9 @@ def test_the_service_serves_without_a_part_that_watches_it_and_the_part_comes_ba
 
     if how == "stopped":
         stack.compose("start", part)
-    wait_for(lambda: not stack.unhealthy(), f"{part} does not come back: {stack.unhealthy()}")
+    # At first the engine may not know yet that it has ended.
+    wait_for(lambda: stack.process(part) not in {0, ended}, f"{part} was not started again")
+    wait_for(lambda: not stack.unhealthy(), lambda: f"{part} does not come back: {stack.unhealthy()}")
     wait_for(lambda: stack.value(f'up{{job="{part}"}}') == 1, f"{part} is not scraped any more")
 
     again = f"again-{uuid4()}"
@@ -248,8 +252,11 @@ def test_the_service_serves_without_a_part_that_watches_it_and_the_part_comes_ba
 
 
 def test_without_its_database_the_service_says_so_at_once_and_recovers_by_itself(stack: Stack) -> None:
+    ended = stack.process("db")
     stack.crash("db")
-    wait_for(lambda: not stack.unhealthy(), "the database was not started again")
+    # At first the engine may not know yet that it has ended.
+    wait_for(lambda: stack.process("db") not in {0, ended}, "the database was not started again")
+    wait_for(lambda: not stack.unhealthy(), "the database is not healthy again")
     wait_for(lambda: stack.ask("recovered").status == 200, "the service does not recover")
 
     stack.compose("stop", "db")
@@ -288,7 +295,7 @@ def test_no_log_line_is_lost_when_the_collector_restarts_under_load(stack: Stack
         return asked - {line["correlation_id"] for line in stack.lines(parameters)}
 
     assert len(asked) > 100
-    wait_for(lambda: not missing(), f"of {len(asked)} lines, these are missing: {sorted(missing())[:5]}")
+    wait_for(lambda: not missing(), lambda: f"of {len(asked)} lines, these are missing: {sorted(missing())[:5]}")
 
 
 def test_a_second_up_changes_nothing(stack: Stack) -> None:
@@ -353,11 +360,11 @@ def firing(stack: Stack, name: str) -> set[str]:
 def test_a_part_that_is_gone_is_told_by_an_alert_which_ends_when_it_is_back(stack: Stack) -> None:
     stack.compose("stop", "jaeger")
     try:
-        wait_for(lambda: "jaeger" in firing(stack, "StackTargetDown"), "no alert arrived at Alertmanager", patience=120)
+        wait_for(lambda: "jaeger" in firing(stack, "StackTargetDown"), "no alert arrived at Alertmanager", seconds=120)
     finally:
         stack.compose("start", "jaeger")
 
-    wait_for(lambda: "jaeger" not in firing(stack, "StackTargetDown"), "the alert does not end", patience=180)
+    wait_for(lambda: "jaeger" not in firing(stack, "StackTargetDown"), "the alert does not end", seconds=180)
     wait_for(lambda: not stack.unhealthy(), "the stack does not recover")
 
 
@@ -370,7 +377,7 @@ def test_a_page_goes_all_the_way_from_the_fault_to_whom_it_concerns(stack: Stack
 
     stack.compose("stop", "db")
     try:
-        told = wait_for(page, "nobody was paged", patience=180)
+        told = wait_for(page, "nobody was paged", seconds=180)
     finally:
         stack.compose("start", "db")
     wait_for(lambda: stack.ask("recovered").status == 200, "the service does not recover")
@@ -387,7 +394,7 @@ def test_a_page_goes_all_the_way_from_the_fault_to_whom_it_concerns(stack: Stack
 
 
 def test_the_heartbeat_is_heard(stack: Stack) -> None:
-    wait_for(lambda: "heartbeat" in stack.compose("logs", "alert-inbox"), "nobody hears the heartbeat", patience=120)
+    wait_for(lambda: "heartbeat" in stack.compose("logs", "alert-inbox"), "nobody hears the heartbeat", seconds=120)
 
 
 def test_ports_that_are_taken_are_named_with_their_variables(stack: Stack) -> None:
