@@ -76,15 +76,18 @@ def test_what_is_new_is_taken_and_what_was_released_stays(
         path = folder / release
         path.write_text(f"# {text}\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
     (template / FOLDER / "NEW.md").write_text("new\n", encoding="utf-8")
+    (template / FOLDER / "NEW.bin").write_bytes(bytes(range(256)))
     commit(template, git)
     commit(service, git)
 
-    done = update(service, environment)
+    done = update(service, environment | PATCH)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert (service / "NEW.md").read_text(encoding="utf-8") == "new\n"
     assert (service / release).read_text(encoding="utf-8").startswith("# of the pipeline\n")
     assert json.loads((service / ".cruft.json").read_text())["commit"] == git(template, "rev-parse", "HEAD").strip()
+    git(service, "apply", "--index", "--reverse", PATCH["TEMPLATE_PATCH"])
+    assert git(service, "status", "--porcelain") == ""
 
 
 def test_a_line_that_both_changed_is_told(template: Path, service: Path, environment: dict[str, str], git: Git) -> None:
@@ -146,27 +149,23 @@ def test_where_there_is_no_gh_what_is_new_is_pushed_to_a_branch(
     assert git(tmp_path / "origin.git", "show", "template-update:NEW") == "new\n"
 
 
-def test_what_one_job_took_another_proposes_without_running_any_of_it(
-    template: Path,
-    service: Path,
-    environment: dict[str, str],
-    pushes: dict[str, str],
-    git: Git,
-    run: Run,
-    tmp_path: Path,
+def test_what_a_patch_brings_is_proposed_and_never_lies_where_it_could_run(
+    service: Path, pushes: dict[str, str], git: Git, run: Run
 ) -> None:
-    (template / FOLDER / "tools" / "propose.py").write_text("raise SystemExit('This ran.')\n", encoding="utf-8")
-    (template / FOLDER / "NEW.bin").write_bytes(bytes(range(256)))
-    commit(template, git)
-    assert update(service, environment | PATCH).returncode == 0
-    git(service, "reset", "--quiet", "--hard")
+    (service / "tools" / "propose.py").write_text("raise SystemExit('This ran.')\n", encoding="utf-8")
+    (service / "CODEOWNERS").write_text("<<<<<<< ours\n", encoding="utf-8")
+    (service / "reports").mkdir()
+    git(service, "diff", f"--output={PATCH['TEMPLATE_PATCH']}")
+    git(service, "checkout", "--quiet", ".")
+    head = git(service, "rev-parse", "HEAD")
 
     done = run("tools.propose", cwd=service, env=PATCH | pushes)
 
     assert (done.returncode, done.stderr) == (0, "")
-    changed = git(tmp_path / "origin.git", "diff", "--name-only", "template-update~", "template-update").splitlines()
-    assert {"NEW.bin", "tools/propose.py"} <= set(changed)
+    proposed = git(service, "show", "--name-only", "--format=%b", "origin/template-update").splitlines()
+    assert {"- CODEOWNERS: conflict markers", "CODEOWNERS", "tools/propose.py"} <= set(proposed)
     assert git(service, "status", "--porcelain") == ""
+    assert git(service, "rev-parse", "HEAD") == head
 
 
 def test_a_patch_that_changes_nothing_is_nothing_new(service: Path, run: Run) -> None:

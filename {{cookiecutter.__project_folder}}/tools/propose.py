@@ -1,7 +1,7 @@
 """`make template-propose`: show people what `make template-update` did.
 
-As a branch and a pull request where the token may push workflows, else as an issue. What is new is what is not committed;
-where TEMPLATE_PATCH names a file, what that would change.
+As a branch and a pull request where the token may push workflows, else as an issue. What is new is what is not committed,
+or what the file TEMPLATE_PATCH would change.
 """
 
 import os
@@ -26,7 +26,7 @@ LONGEST = 60_000
 
 @contextmanager
 def tree(patch: str | None) -> Iterator[Path]:
-    """This project with what is new: as it is here, or with a patch, elsewhere, so that nothing of it can run in here."""
+    """This project with what is new: as it is here; with a patch elsewhere, so that nothing of it can run in here."""
     if not patch:
         yield ROOT
         return

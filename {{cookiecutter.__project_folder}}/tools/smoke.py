@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from tools.kubectl import Cluster, ClusterError
 from tools.overlay import SERVICE
 
-# While one version replaces another, a look, by a connection of its own, finds either. Where the new one has half of the
-# pods, the most that a canary has before its last analysis, it is one chance in a million that so many in a row find it.
+# While one version replaces another, a look, by a connection of its own, finds either. Where the new one has half of
+# the pods, as a canary has before its last analysis, it is one chance in a million that so many in a row find it.
 LOOKS = 20
 
 # Short, as a canary that nobody else asks has these requests alone for its analysis to judge by.

@@ -3,8 +3,8 @@
 cruft ends with success also where it leaves conflicts, rejected parts, or files that the new answers do not choose: one
 that somebody changed stays when the template drops it.
 
-The template's own code runs in this, and may replace any file: TEMPLATE_PATCH names a file for what changed, which another
-job, one with a token, can propose without running a line of it.
+The template's own code runs in this, and may replace any file: TEMPLATE_PATCH names a file for what changed, which
+another job, one with a token, can propose without running a line of it.
 """
 
 import json
@@ -89,10 +89,10 @@ def main(arguments: list[str]) -> int:
         code = update(Path(arguments[0]).absolute())
         if patch := os.environ.get("TEMPLATE_PATCH"):
             keep(ROOT / patch)
-        return code
     except GitError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    return code
 
 
 if __name__ == "__main__":
