@@ -1,7 +1,7 @@
 """`make template-propose`: show people what `make template-update` did.
 
-As a branch and a pull request where the token may push workflows, else as an issue. What is new is what is not committed,
-or what the file TEMPLATE_PATCH would change.
+As a branch and a pull request where the token may push workflows, else as an issue. What is new is what is not
+committed, or what the file TEMPLATE_PATCH would change.
 """
 
 import os
