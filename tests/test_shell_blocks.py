@@ -166,6 +166,7 @@ class Maker:
         self.git(project, "init", "--quiet", "--initial-branch=main")
         self.git(project, "remote", "add", "origin", str(self.folder / "origin"))
         self.commit(project)
+        self.git(project, "push", "--quiet", "origin", "main")
         make(project)
         # Older than the environments that are there, which so stand in for those that a first `make` would make.
         for lock in project.glob("requirements*.txt"):

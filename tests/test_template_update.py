@@ -38,11 +38,15 @@ def update(service: Path, environment: dict[str, str]) -> "subprocess.CompletedP
     )
 
 
+PATCH = {"TEMPLATE_PATCH": "reports/template.patch"}
+
+
 def test_without_anything_new_nothing_changes(service: Path, environment: dict[str, str], git: Git) -> None:
-    done = update(service, environment)
+    done = update(service, environment | PATCH)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert git(service, "status", "--porcelain") == ""
+    assert (service / PATCH["TEMPLATE_PATCH"]).read_text(encoding="utf-8") == ""
 
 
 def test_what_is_new_is_taken_and_what_was_released_stays(
@@ -53,15 +57,18 @@ def test_what_is_new_is_taken_and_what_was_released_stays(
         path = folder / release
         path.write_text(f"# {text}\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
     (template / FOLDER / "NEW.md").write_text("new\n", encoding="utf-8")
+    (template / FOLDER / "NEW.bin").write_bytes(bytes(range(256)))
     commit(template, git)
     commit(service, git)
 
-    done = update(service, environment)
+    done = update(service, environment | PATCH)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert (service / "NEW.md").read_text(encoding="utf-8") == "new\n"
     assert (service / release).read_text(encoding="utf-8").startswith("# of the pipeline\n")
     assert json.loads((service / LINK).read_text())["commit"] == git(template, "rev-parse", "HEAD").strip()
+    git(service, "apply", "--index", "--reverse", PATCH["TEMPLATE_PATCH"])
+    assert git(service, "status", "--porcelain") == ""
 
 
 def test_a_line_that_both_changed_is_told(template: Path, service: Path, environment: dict[str, str], git: Git) -> None:
@@ -100,21 +107,56 @@ def test_changes_that_are_not_committed_are_not_mixed_with_it(service: Path, env
     assert "commit or stash them first" in done.stderr
 
 
-def test_where_there_is_no_gh_what_is_new_is_pushed_to_a_branch(
-    service: Path, git: Git, run: Run, tmp_path: Path
-) -> None:
+@pytest.fixture
+def pushes(service: Path, git: Git, tmp_path: Path) -> dict[str, str]:
+    """The environment of who may push to the service's origin, and has no gh."""
     git(tmp_path, "init", "--quiet", "--bare", "origin.git")
     git(service, "remote", "add", "origin", str(tmp_path / "origin.git"))
-    (service / "NEW").write_text("new\n", encoding="utf-8")
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "git").symlink_to(str(shutil.which("git")))
+    return {"TEMPLATE_PUSH": "1", "PATH": str(programs)}
 
-    done = run("tools.propose", cwd=service, env={"TEMPLATE_PUSH": "1", "PATH": str(programs)})
+
+def test_where_there_is_no_gh_what_is_new_is_pushed_to_a_branch(
+    service: Path, pushes: dict[str, str], git: Git, run: Run, tmp_path: Path
+) -> None:
+    (service / "NEW").write_text("new\n", encoding="utf-8")
+
+    done = run("tools.propose", cwd=service, env=pushes)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "open a pull request" in done.stdout
     assert git(tmp_path / "origin.git", "show", "template-update:NEW") == "new\n"
+
+
+def test_what_a_patch_brings_is_proposed_and_never_lies_where_it_could_run(
+    service: Path, pushes: dict[str, str], git: Git, run: Run
+) -> None:
+    (service / "tools" / "propose.py").write_text("raise SystemExit('This ran.')\n", encoding="utf-8")
+    (service / "CODEOWNERS").write_text("<<<<<<< ours\n", encoding="utf-8")
+    (service / "reports").mkdir()
+    git(service, "diff", f"--output={PATCH['TEMPLATE_PATCH']}")
+    git(service, "checkout", "--quiet", ".")
+    head = git(service, "rev-parse", "HEAD")
+
+    done = run("tools.propose", cwd=service, env=PATCH | pushes)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    proposed = git(service, "show", "--name-only", "--format=%b", "origin/template-update").splitlines()
+    assert {"- CODEOWNERS: conflict markers", "CODEOWNERS", "tools/propose.py"} <= set(proposed)
+    assert git(service, "status", "--porcelain") == ""
+    assert git(service, "rev-parse", "HEAD") == head
+
+
+def test_a_patch_that_changes_nothing_is_nothing_new(service: Path, run: Run) -> None:
+    patch = service / PATCH["TEMPLATE_PATCH"]
+    patch.parent.mkdir()
+    patch.touch()
+
+    done = run("tools.propose", cwd=service, env=PATCH)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Nothing is new.\n", "")
 
 
 @pytest.mark.parametrize(("opened", "command"), [("", "issue create --title"), ("7", "issue edit 7")])

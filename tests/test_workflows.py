@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import components
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, Bake
 
 # What decides about workflows.
 VARIANTS = [
@@ -155,6 +155,53 @@ def test_a_release_is_verified_before_it_is_written_and_taken_back_when_it_does_
 
     load = ["make load"] if (service / "tests" / "load").exists() else []
     assert order == ["make digest", "make verify", "make release", bring, "make smoke", *load, "make rollback"]
+
+
+def test_what_is_tagged_is_the_last_commit_that_has_an_image(
+    service: Path, tmp_path: Path, git: Callable[..., str]
+) -> None:
+    page = (service / "docs" / "architecture" / "GITHUB-ACTIONS.md").read_text(encoding="utf-8")
+    found = re.search(r'git tag v1\.2\.3 "\$\((git log .+)\)"', page)
+    if "make publish" not in page:
+        assert not found, "where no pipeline commits, what is checked out is tagged"
+        return
+    assert found
+    git(tmp_path, "init", "--quiet", "--initial-branch=main")
+    release = tmp_path / "k8s" / "overlays" / "staging" / "release" / "kustomization.yaml"
+    release.parent.mkdir(parents=True)
+    for path in (release, tmp_path / "code", release):
+        path.write_text(f"{path.exists()}", encoding="utf-8")
+        git(tmp_path, "add", "--all")
+        git(tmp_path, "commit", "--quiet", "--message", path.name)
+    git(tmp_path, "update-ref", "refs/remotes/origin/main", "HEAD")
+
+    tagged = subprocess.run(["sh", "-c", found[1]], cwd=tmp_path, check=True, capture_output=True, text=True)
+
+    assert git(tmp_path, "show", "--no-patch", "--format=%s", tagged.stdout.strip()).strip() == "code"
+
+
+def seconds(duration: str) -> int:
+    """How long that is, as Argo writes it."""
+    return int(duration[:-1]) * {"s": 1, "m": 60}[duration[-1]]
+
+
+def test_smoke_waits_until_a_canary_that_argo_cd_brings_was_judged(bake: Bake) -> None:
+    project = bake(deployment="argocd", release_strategy="canary", ci_system="both")
+    canary = project / "k8s" / "components" / "canary"
+    rollout = yaml.safe_load((canary / "rollout.yaml").read_text(encoding="utf-8"))["spec"]
+    analyses = sum("analysis" in step for step in rollout["strategy"]["canary"]["steps"])
+    metrics = yaml.safe_load((canary / "analysistemplate.yaml").read_text(encoding="utf-8"))["spec"]["metrics"]
+    judged = max(seconds(one["initialDelay"]) + (one["count"] - 1) * seconds(one["interval"]) for one in metrics)
+    # Argo CD looks every three minutes.
+    longest = 180 + rollout["progressDeadlineSeconds"] + analyses * judged
+
+    waits = [step["env"]["TIMEOUT"] for _, step in steps(project) if step.get("run") == "make smoke"]
+    jenkins = (project / "ci-cd" / "jenkins" / "Jenkinsfile").read_text(encoding="utf-8")
+    # dev has no canary.
+    waits += map(int, re.findall(r"make smoke ENV=(?:staging|prod) TIMEOUT=(\d+)", jenkins))
+
+    assert len(waits) == 4
+    assert min(waits) > longest
 
 
 def test_load_is_for_staging_only(service: Path) -> None:

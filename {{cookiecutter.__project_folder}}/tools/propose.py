@@ -1,12 +1,17 @@
 """`make template-propose`: show people what `make template-update` did.
 
-As a branch and a pull request where the token may push workflows, else as an issue.
+As a branch and a pull request where the token may push workflows, else as an issue. What is new is what is not
+committed, or what the file TEMPLATE_PATCH would change.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from tools.compose import ROOT
 from tools.git import GitError, git
@@ -19,18 +24,34 @@ TITLE = "Take what is new in the template"
 LONGEST = 60_000
 
 
-def propose() -> int:
-    """Show it; the exit code of the process."""
-    if not git("status", "--porcelain"):
+@contextmanager
+def tree(patch: str | None) -> Iterator[Path]:
+    """This project with what is new: as it is here; with a patch elsewhere, so that nothing of it can run in here."""
+    if not patch:
+        yield ROOT
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        git("worktree", "add", "--quiet", "--detach", folder)
+        try:
+            git("apply", "--index", "--allow-empty", str(ROOT / patch), at=Path(folder))
+            # The project may be a folder of its repository.
+            yield Path(folder, git("rev-parse", "--show-prefix"))
+        finally:
+            git("worktree", "remove", "--force", folder)
+
+
+def propose(project: Path) -> int:
+    """Show what is new in this tree; the exit code of the process."""
+    if not git("status", "--porcelain", at=project):
         sys.stdout.write("Nothing is new.\n")
         return 0
     on_github = shutil.which("gh") is not None
-    body = "\n".join(["By `make template-update`.", *(f"- {problem}" for problem in conflicts())])
+    body = "\n".join(["By `make template-update`.", *(f"- {problem}" for problem in conflicts(project))])
     if os.environ.get("TEMPLATE_PUSH") == "1":
-        git("switch", "--quiet", "--force-create", BRANCH)
-        git("add", "--all")
-        git("commit", "--quiet", "--message", TITLE, "--message", body)
-        git("push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{BRANCH}")
+        git("switch", "--quiet", "--force-create", BRANCH, at=project)
+        git("add", "--all", at=project)
+        git("commit", "--quiet", "--message", TITLE, "--message", body, at=project)
+        git("push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{BRANCH}", at=project)
         if not on_github:
             sys.stdout.write(f"{BRANCH} is pushed: open a pull request from it.\n")
             return 0
@@ -39,8 +60,8 @@ def propose() -> int:
     if not on_github:
         sys.stderr.write("gh, which talks to GitHub, is not installed: https://cli.github.com, or TEMPLATE_PUSH=1.\n")
         return 1
-    git("add", "--all")
-    difference = git("diff", "--cached", "HEAD")[:LONGEST]
+    git("add", "--all", at=project)
+    difference = git("diff", "--cached", "HEAD", at=project)[:LONGEST]
     told = f"{body}\n\nTake it by `make template-update` on a machine of yours:\n\n~~~~diff\n{difference}\n~~~~\n"
     known = _open_issue()
     command = ("edit", known) if known else ("create", "--title", TITLE)
@@ -61,7 +82,8 @@ def _gh(*arguments: str) -> bool:
 def main() -> int:
     """Show it, or say what git has against it; the exit code of the process."""
     try:
-        return propose()
+        with tree(os.environ.get("TEMPLATE_PATCH")) as project:
+            return propose(project)
     except GitError as error:
         sys.stderr.write(f"{error}\n")
         return 1

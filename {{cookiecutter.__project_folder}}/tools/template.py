@@ -2,9 +2,13 @@
 
 cruft ends with success also where it leaves conflicts, rejected parts, or files that the new answers do not choose: one
 that somebody changed stays when the template drops it.
+
+The template's own code runs in this, and may replace any file: TEMPLATE_PATCH names a file for what changed, which
+another job, one with a token, can propose without running a line of it.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,12 +43,12 @@ def dropped(before: dict[str, Any], after: dict[str, Any], tools: Path) -> list[
     return sorted(path for path in old - new if (ROOT / path).exists())
 
 
-def conflicts() -> Iterator[str]:
-    """What cruft could not bring together."""
-    changed = git("diff", "--name-only", "--relative", "HEAD").splitlines()
-    new = git("ls-files", "--others", "--exclude-standard").splitlines()
+def conflicts(project: Path) -> Iterator[str]:
+    """What cruft could not bring together, in a tree of this project."""
+    changed = git("diff", "--name-only", "--relative", "HEAD", at=project).splitlines()
+    new = git("ls-files", "--others", "--exclude-standard", at=project).splitlines()
     for path in sorted({*changed, *new}):
-        file = ROOT / path
+        file = project / path
         if path.endswith(".rej"):
             yield f"{path}: what could not be applied to {path.removesuffix('.rej')}"
         elif file.is_file() and b"\n<<<<<<< " in b"\n" + file.read_bytes():
@@ -67,18 +71,28 @@ def update(tools: Path) -> int:
     after = json.loads(link.read_text(encoding="utf-8"))
     if before == after:
         return 0
-    found = [*conflicts(), *(f"{path}: no longer chosen, remove it" for path in dropped(before, after, tools))]
+    found = [*conflicts(ROOT), *(f"{path}: no longer chosen, remove it" for path in dropped(before, after, tools))]
     sys.stderr.write("".join(f"{problem}\n" for problem in found))
     return 1 if found else 0
+
+
+def keep(patch: Path) -> None:
+    """Write what is not committed to a file."""
+    patch.parent.mkdir(parents=True, exist_ok=True)
+    git("add", "--all")
+    git("diff", "--cached", "--binary", f"--output={patch}", "HEAD")
 
 
 def main(arguments: list[str]) -> int:
     """Update by the programs in this folder; the exit code of the process."""
     try:
-        return update(Path(arguments[0]).absolute())
+        code = update(Path(arguments[0]).absolute())
+        if patch := os.environ.get("TEMPLATE_PATCH"):
+            keep(ROOT / patch)
     except GitError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    return code
 
 
 if __name__ == "__main__":

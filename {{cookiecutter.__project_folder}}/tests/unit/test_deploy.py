@@ -361,22 +361,31 @@ def service(answer: Answer) -> Iterator[str]:
         thread.join()
 
 
-def test_smoke_waits_until_the_version_of_the_release_answers(
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let smoke pause for no time, and be sure after three looks."""
+    monkeypatch.setattr(smoke, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(smoke, "LOOKS", 3)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_smoke_waits_until_the_version_of_the_release_alone_answers(
     kubectl: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(smoke, "PAUSE_SECONDS", 0)
-    versions = iter(["1.2.2", "1.2.2"])
+    # By pods of a canary and of the version before.
+    versions = iter(["1.2.2", "1.2.3", "1.2.3", "1.2.2"])
     asked = []
 
     def answer(path: str) -> tuple[int, object]:
         asked.append(path)
-        return 200, {"version": next(versions, "1.2.3")}
+        return 200, {"version": next(versions, "1.2.3") if path == "/" else ""}
 
     with service(answer) as url:
         monkeypatch.setenv("URL", url)
         assert deploy.main(["smoke", "staging"]) == 0
 
-    assert asked == ["/", "/", "/", "/health/ready", "/api/v1/items"]
+    look = ["/", "/health/ready", "/api/v1/items"]
+    assert asked == ["/", *look, *look, "/", *look, *look, *look]
     assert "1.2.3 serves in staging" in capsys.readouterr().out
 
 
@@ -399,16 +408,14 @@ def test_smoke_says_what_it_saw_last(path: str, fault: tuple[int, object], seen:
     assert f"1.2.3 does not serve. Seen last: {seen}" in str(error.value)
 
 
-def test_smoke_goes_through_a_tunnel_where_nothing_is_exposed(
-    kubectl: Program, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("hasty")
+def test_smoke_goes_through_a_tunnel_where_nothing_is_exposed(kubectl: Program) -> None:
     with service(lambda _: (200, {"version": "1.2.3"})) as url:
         kubectl.answer("port-forward", f"Forwarding from {url.removeprefix('http://').rstrip('/')} -> 8000\n")
         assert deploy.main(["smoke", "staging"]) == 0
 
-    assert [said for said in kubectl.heard if "port-forward" in said] == [
-        f"--context stage --namespace staging port-forward --address 127.0.0.1 svc/{overlay.SERVICE} :80"
-    ]
+    tunnel = f"--context stage --namespace staging port-forward --address 127.0.0.1 svc/{overlay.SERVICE} :80"
+    assert [said for said in kubectl.heard if "port-forward" in said] == [tunnel] * smoke.LOOKS
 
 
 def test_smoke_without_a_tunnel_says_why(
