@@ -3,10 +3,12 @@
 import json
 import re
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -69,15 +71,24 @@ def tunnel(cluster: Cluster, patience: float) -> Iterator[str]:
         ClusterError: there is none within `patience` seconds.
     """
     command = ["kubectl", *cluster.flags, "port-forward", "--address", "127.0.0.1", f"svc/{SERVICE}", ":80"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process,
+    ):
         watchdog = threading.Timer(patience + 10, process.kill)
         watchdog.start()
         try:
             said = process.stdout.readline() if process.stdout else ""
+            # Once it is there, it is for as long as somebody needs it.
+            watchdog.cancel()
             port = re.search(r"127\.0\.0\.1:(\d+)", said)
             if not port:
                 process.kill()
-                raise ClusterError((process.stderr.read() if process.stderr else "").strip() or "no tunnel")
+                process.wait()
+                complaints.seek(0)
+                raise ClusterError(complaints.read().strip() or "no tunnel")
+            # It says something for each connection, and would wait for ever until somebody reads that.
+            threading.Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
             yield f"http://127.0.0.1:{port[1]}"
         finally:
             watchdog.cancel()

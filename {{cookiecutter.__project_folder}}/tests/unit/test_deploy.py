@@ -1,16 +1,18 @@
 """`make deploy|rollback|diff|smoke|release`: what stands in the way is told before anything is changed."""
 
 import json
+import os
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from tests.programs import Program
+from tests.support import wait_for
 from tools import delivery, deploy, overlay, release, smoke
 from tools.facts import FACTS
 from tools.kubectl import Cluster, ClusterError
@@ -354,7 +356,7 @@ def service(answer: Answer) -> Iterator[str]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
@@ -416,6 +418,36 @@ def test_smoke_goes_through_a_tunnel_where_nothing_is_exposed(kubectl: Program) 
 
     tunnel = f"--context stage --namespace staging port-forward --address 127.0.0.1 svc/{overlay.SERVICE} :80"
     assert [said for said in kubectl.heard if "port-forward" in said] == [tunnel] * smoke.LOOKS
+
+
+def test_a_tunnel_lasts_as_long_as_it_is_needed_however_much_it_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Watchdog:
+        waits = True
+
+        def __init__(self, *_: object) -> None:
+            """Never end anything."""
+
+        def start(self) -> None:
+            """Do not wait."""
+
+        def cancel(self) -> None:
+            Watchdog.waits = False
+
+    monkeypatch.setattr(threading, "Timer", Watchdog)
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        "#!/bin/sh\necho 'Forwarding from 127.0.0.1:4321 -> 8000'\n"
+        f"yes Handling connection | head -c 200000\ntouch {tmp_path}/said\nexec sleep 60\n"
+    )
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    with smoke.tunnel(Cluster("stage", "staging"), patience=1) as address:
+        assert address == "http://127.0.0.1:4321"
+        assert not Watchdog.waits
+        wait_for((tmp_path / "said").exists, "nobody reads what it says")
 
 
 def test_smoke_without_a_tunnel_says_why(
