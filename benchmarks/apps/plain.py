@@ -45,6 +45,7 @@ config = uvicorn.Config(
     port=settings.http_port,
     log_config=None,
     access_log=False,
+    reset_contextvars=True,
     server_header=False,
     proxy_headers=bool(settings.forwarded_allow_ips),
     forwarded_allow_ips=settings.forwarded_allow_ips,

@@ -73,7 +73,7 @@ def _fastapi(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """What must be open while requests are served. Readiness tells of dependencies: only who migrates waits for one."""
+    """What must be open while requests are served. In production it needs no dependency: readiness tells of those."""
     watch = asyncio.create_task(saturation.watch(app.state.metrics))
     try:
         await app.state.items.open()

@@ -72,7 +72,7 @@ class Items(Protocol):
         """Register the metrics of how full the store is."""
 
     async def open(self) -> None:
-        """Get ready for use. Where nothing is migrated at the start, that must not need a server to be up."""
+        """Get ready for use, which in production must not need a server to be up."""
 
     async def close(self) -> None:
         """Release everything; the store is not used afterwards."""
