@@ -132,6 +132,7 @@ class Run:
         self.until_it_breaks = until_it_breaks
         self.phases: list[Phase] = []
         self._waiting = Counts()
+        self._closed = False
 
     def begin(self, asked: str, now: float, rate: float | None = None) -> None:
         """Count for a new phase from now on."""
@@ -150,12 +151,18 @@ class Run:
 
     def add(self, counts: tuple[int, int, int]) -> None:
         """Count what was counted elsewhere."""
+        if self._closed:
+            return
         (self.phases[-1].counts if self.phases else self._waiting).add(*counts)
 
     def take(self) -> tuple[int, int, int]:
         """What was counted since this was called last, for somebody who counts for all; for a run without phases."""
         taken, self._waiting = self._waiting, Counts()
         return taken.requests, taken.errors, taken.late
+
+    def close(self) -> None:
+        """Let nothing that still comes, as when users clean up, change what the run was ended for."""
+        self._closed = True
 
     @property
     def broken(self) -> bool:

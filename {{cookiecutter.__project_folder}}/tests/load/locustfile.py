@@ -68,6 +68,7 @@ class Shaped(LoadTestShape):
         if wanted.stage != self._stage:
             run.end(time.monotonic())
             if run.until_it_breaks and run.broken:
+                run.close()
                 return self._home()
             self._begin(wanted)
         return wanted.users, wanted.spawn_rate

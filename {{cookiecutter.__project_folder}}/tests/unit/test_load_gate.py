@@ -112,6 +112,22 @@ def test_a_run_until_it_breaks_tells_how_far_it_came_and_fails_only_for_its_firs
     assert run.phases[1].faults(OBJECTIVES) == run.report().splitlines()[4:]
 
 
+def test_what_comes_after_a_run_was_ended_does_not_change_what_it_was_ended_for() -> None:
+    run = Run(OBJECTIVES, until_it_breaks=True)
+    run.begin("little", 0, rate=10)
+    run.add((1000, 0, 0))
+    run.begin("much", 100, rate=20)
+    run.add((1000, 0, 0))
+    run.end(200)
+    run.close()
+
+    run.add((1000, 0, 0))
+
+    assert run.broken
+    assert "It held up to little." in run.report()
+    assert "The rate is missed: 1000 of 2000" in run.report()
+
+
 def test_what_a_worker_counts_arrives_at_its_master_once() -> None:
     worker, master = Run(OBJECTIVES), Run(OBJECTIVES)
     master.begin("something", 0)
