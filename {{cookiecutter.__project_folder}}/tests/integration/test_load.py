@@ -175,7 +175,7 @@ def test_more_at_each_step_ends_with_the_first_that_breaks_it(
     # A fifth of a second for each of the few requests that may be inside: at most forty a second.
     service = ready(start, TEST_DELAY="0.2", MAX_CONCURRENT_REQUESTS="8")
 
-    code, said = locust(f"--host={service.url}", "--shape=step", "--rate=10", "--run-time=60s")
+    code, said = locust(f"--host={service.url}", "--shape=step", "--rate=10", "--run-time=120s")
 
     assert code == Exit.KEPT, said
     held = re.search(r"It held up to (\d+) a second", said)
