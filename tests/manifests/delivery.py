@@ -135,8 +135,16 @@ def canaries_are_judged_by_their_own_pods(overlay: Overlay) -> Iterator[str]:
                 yield f"{what}: asks of other pods too"
             if "{{args.fewest-requests}}" not in query:
                 yield f"{what}: judges by any number of requests"
+            limit, fewest = float(metric["failureCondition"].split()[-1]), _argument(one, "fewest-requests")
+            if fewest * limit < 1:
+                yield f"{what}: one of {fewest:g} requests condemns it"
             if not metric.get("count") or metric.get("inconclusiveLimit", 0) >= metric["count"]:
                 yield f"{what}: without an answer it goes on"
+
+
+def _argument(template: Object, name: str) -> float:
+    (value,) = [one["value"] for one in template["spec"]["args"] if one["name"] == name]
+    return float(value)
 
 
 def canaries_are_judged_by_the_objectives(overlay: Overlay) -> Iterator[str]:

@@ -631,6 +631,11 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
     ),
     (
         delivery.canaries_are_judged_by_their_own_pods,
+        Mistake("AnalysisTemplate", "spec.args.4.value", "50", profile=CANARY),
+        "one of 50 requests condemns it",
+    ),
+    (
+        delivery.canaries_are_judged_by_their_own_pods,
         Mistake("AnalysisTemplate", "spec.metrics.0.inconclusiveLimit", 5, profile=CANARY),
         "without an answer it goes on",
     ),

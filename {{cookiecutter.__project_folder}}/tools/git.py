@@ -1,6 +1,9 @@
 """What `git` answers about this repository, for the other tools."""
 
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tools.compose import ROOT
@@ -23,3 +26,15 @@ def git(*arguments: str, at: Path | None = None) -> str:
     if done.returncode:
         raise GitError(done.stderr.strip() or f"`git {' '.join(arguments)}` failed")
     return done.stdout.strip()
+
+
+@contextmanager
+def worktree(commit: str) -> Iterator[Path]:
+    """This project as it was at a commit, in a folder that goes away: nothing done there happens in this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        git("worktree", "add", "--quiet", "--detach", folder, commit)
+        try:
+            # The project may be a folder of its repository.
+            yield Path(folder, git("rev-parse", "--show-prefix"))
+        finally:
+            git("worktree", "remove", "--force", folder)

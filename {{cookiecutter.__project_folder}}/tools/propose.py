@@ -8,13 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tools.compose import ROOT
-from tools.git import GitError, git
+from tools.git import GitError, git, worktree
 from tools.template import conflicts
 
 BRANCH = "template-update"
@@ -30,14 +29,9 @@ def tree(patch: str | None) -> Iterator[Path]:
     if not patch:
         yield ROOT
         return
-    with tempfile.TemporaryDirectory() as folder:
-        git("worktree", "add", "--quiet", "--detach", folder)
-        try:
-            git("apply", "--index", "--allow-empty", str(ROOT / patch), at=Path(folder))
-            # The project may be a folder of its repository.
-            yield Path(folder, git("rev-parse", "--show-prefix"))
-        finally:
-            git("worktree", "remove", "--force", folder)
+    with worktree("HEAD") as project:
+        git("apply", "--index", "--allow-empty", str(ROOT / patch), at=project)
+        yield project
 
 
 def propose(project: Path) -> int:

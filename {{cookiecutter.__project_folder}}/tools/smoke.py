@@ -1,14 +1,13 @@
 """`make smoke`: wait until the version of the release alone answers, is ready, and lists its items."""
 
 import json
+import os
 import re
 import subprocess
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -71,25 +70,25 @@ def tunnel(cluster: Cluster, patience: float) -> Iterator[str]:
         ClusterError: there is none within `patience` seconds.
     """
     command = ["kubectl", *cluster.flags, "port-forward", "--address", "127.0.0.1", f"svc/{SERVICE}", ":80"]
+    # It says something for each connection, and would wait for whoever does not read a pipe.
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as complaints,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process,
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as process,
     ):
-        watchdog = threading.Timer(patience + 10, process.kill)
-        watchdog.start()
         try:
-            said = process.stdout.readline() if process.stdout else ""
-            # Once it is there, it is for as long as somebody needs it.
-            watchdog.cancel()
-            port = re.search(r"127\.0\.0\.1:(\d+)", said)
-            if not port:
-                process.kill()
-                process.wait()
-                complaints.seek(0)
-                raise ClusterError(complaints.read().strip() or "no tunnel")
-            # It says something for each connection, and would wait for ever until somebody reads that.
-            threading.Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
-            yield f"http://127.0.0.1:{port[1]}"
+            yield f"http://127.0.0.1:{_port(process, said.fileno(), patience)}"
         finally:
-            watchdog.cancel()
             process.kill()
+
+
+def _port(process: "subprocess.Popen[bytes]", said: int, patience: float) -> str:
+    """The port that kubectl says it listens on, in the file with this descriptor, once it does."""
+    deadline = time.monotonic() + patience + 10
+    while True:
+        has_ended = process.poll() is not None
+        text = os.pread(said, 4096, 0).decode(errors="replace")
+        if port := re.search(r"127\.0\.0\.1:(\d+)", text):
+            return port[1]
+        if has_ended or time.monotonic() > deadline:
+            raise ClusterError(text.strip() or "no tunnel")
+        time.sleep(0.05)

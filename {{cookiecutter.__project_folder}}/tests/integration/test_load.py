@@ -182,6 +182,8 @@ def test_more_at_each_step_ends_with_the_first_that_breaks_it(
     assert held, said
     assert 10 <= int(held[1]) < 80
     assert "is missed" in said
+    # Users who end together are refused, and ask again for the end of what they made.
+    assert httpx.get(f"{service.url}/api/v1/items").json()["items"] == []
 
 
 @pytest.mark.long
