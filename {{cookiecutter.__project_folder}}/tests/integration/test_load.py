@@ -62,7 +62,7 @@ def locust(begin: Locust) -> Callable[..., tuple[int, str]]:
 
     def locust(*arguments: str) -> tuple[int, str]:
         process = begin(*arguments)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=150)
         return process.returncode, said
 
     return locust
@@ -172,15 +172,16 @@ def test_a_spike_is_told_stage_by_stage(start: Start, locust: Callable[..., tupl
 def test_more_at_each_step_ends_with_the_first_that_breaks_it(
     start: Start, locust: Callable[..., tuple[int, str]]
 ) -> None:
-    # A fifth of a second for each of the few requests that may be inside: at most forty a second.
+    # A fifth of a second for each of the few requests that may be inside: at most forty a second. Of each step, a
+    # twentieth may be missing: it takes half a minute, so that a machine that stands still for a second is no reason.
     service = ready(start, TEST_DELAY="0.2", MAX_CONCURRENT_REQUESTS="8")
 
-    code, said = locust(f"--host={service.url}", "--shape=step", "--rate=10", "--run-time=120s")
+    code, said = locust(f"--host={service.url}", "--shape=step", "--rate=20", "--run-time=300s")
 
     assert code == Exit.KEPT, said
     held = re.search(r"It held up to (\d+) a second", said)
     assert held, said
-    assert 10 <= int(held[1]) < 80
+    assert 20 <= int(held[1]) < 60
     assert "is missed" in said
     # Users who end together are refused, and ask again for the end of what they made.
     assert httpx.get(f"{service.url}/api/v1/items").json()["items"] == []
@@ -193,7 +194,7 @@ def test_workers_make_the_load_and_their_master_judges_it(lost: int, start: Star
     port = f"{free_port()}"
     master = begin(
         *("--master", "--expect-workers=2", "--master-bind-host=127.0.0.1", f"--master-bind-port={port}"),
-        *(f"--host={service.url}", "--shape=steady", "--rate=40", f"--run-time={30 if lost else 15}s"),
+        *(f"--host={service.url}", "--shape=steady", "--rate=40", "--run-time=30s"),
     )
     workers = [begin("--worker", "--master-host=127.0.0.1", f"--master-port={port}") for _ in range(2)]
     # For long enough that each worker has told its master of some: they do every three seconds.

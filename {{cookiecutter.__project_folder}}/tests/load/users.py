@@ -36,8 +36,7 @@ STRAY = 0.1
 # The service traces what its caller traces. This is the share that it would choose itself.
 TRACED_SHARE = 0.1
 
-# How often a user asks for the end of what it made, and how long it waits between two, at most.
-CLEAN_UP_TRIES = 5
+# How long a user that is refused the end of what it made waits before it asks again, at most.
 CLEAN_UP_SECONDS = 2.0
 
 # How often a program sends what is no item, and somebody who looks changes something.
@@ -163,19 +162,22 @@ class Writer(Visitor):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._made = ""
+        self._made: set[str] = set()
 
     def on_stop(self) -> None:
-        """Delete what is left of a journey that was broken off.
+        """Delete what is left of journeys that were broken off, or whose own deletion was refused.
 
-        All users end in the same moment, which is no load that anybody sends: who is refused tries again later.
+        All users end in the same moment, which is no load that anybody sends: who is refused tries again later, for as
+        long as Locust waits for them.
         """
         answers = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
-        for _ in range(CLEAN_UP_TRIES if self._made else 0):
-            answer = self.ask("DELETE", ITEM, *answers, path=self._made)
-            if answer is None or answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(random.uniform(0, CLEAN_UP_SECONDS))  # noqa: S311
+        over = time.monotonic() + self.network_timeout
+        while self._made and time.monotonic() < over:
+            path = self._made.pop()
+            answer = self.ask("DELETE", ITEM, *answers, path=path)
+            if answer is not None and answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+                self._made.add(path)
+                time.sleep(random.uniform(0, CLEAN_UP_SECONDS))  # noqa: S311
 
     def write(self) -> Journey:
         """Make an item, read it, replace it, be refused to replace what it was before, and delete it."""
@@ -183,7 +185,8 @@ class Writer(Visitor):
         made = self.ask("POST", ITEMS, HTTPStatus.CREATED, holds=name, json={"name": name, "price": "9.99"})
         if made is None:
             return
-        self._made = path = _field(made, "location")
+        path = _field(made, "location")
+        self._made.add(path)
         first = _etag(made)
         yield
         self.ask("GET", ITEM, HTTPStatus.OK, path=path, holds=name)
@@ -196,7 +199,7 @@ class Writer(Visitor):
         yield
         headers = {"If-Match": _etag(replaced)} if replaced is not None else {}
         if self.ask("DELETE", ITEM, HTTPStatus.NO_CONTENT, path=path, headers=headers) is not None:
-            self._made = ""
+            self._made.discard(path)
 
 
 class Browse(Visitor):
