@@ -43,7 +43,7 @@ test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL
 
 .PHONY: test-live
 test-live: $(READY) ## Run the tests of images and of the stack in a container engine
-	$(PYTEST) -m live
+	$(PYTEST) -m 'live and not ci and not long'
 
 .PHONY: test-cluster
 test-cluster: $(READY) ## Run the tests of the manifests in a Kubernetes of their own

@@ -100,6 +100,7 @@ def test_workers_in_containers_make_the_load_and_their_master_judges_it(
 
 
 @pytest.mark.live
+@pytest.mark.long
 def test_in_a_short_soak_nothing_fails_and_nothing_grows(stack: Stack) -> None:
     found, _ = soak(stack, rate=40, seconds=120)
 
@@ -134,7 +135,7 @@ def page(capacity: int, count: int, found: list[Trend]) -> str:
 # Soak
 
 Half an hour at half of what it can do: does anything fail, does anything grow? `make soak` asks that of the production
-image in the stack of its `docker-compose.yml`, with PostgreSQL, and writes this page; `make test-live` does so for two
+image in the stack of its `docker-compose.yml`, with PostgreSQL, and writes this page; `make test-all` does so for two
 minutes.
 
 On {datetime.now(UTC):%Y-%m-%d}, {machine}, which the load and the stack shared with the service:
