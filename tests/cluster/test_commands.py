@@ -41,6 +41,11 @@ def test_a_release_is_deployed_and_rolled_back_by_its_commands(service: Service,
     assert_done(service.tool("deploy", "smoke", service.environment))
     newer = json.loads(service.get("/")[1])["version"]
     assert "No difference." in service.tool("deploy", "diff", service.environment).stdout
+    # Another release of the same version does not serve yet.
+    service.release(images[0]._replace(version=newer))
+    early = service.tool("deploy", "smoke", service.environment, TIMEOUT="3")
+    assert "is answered by image" in early.stderr
+    service.release(images[1])
 
     assert_done(service.tool("deploy", "rollback", service.environment, CONFIRM="prod"))
     service.release(images[0])

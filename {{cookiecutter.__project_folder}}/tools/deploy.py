@@ -187,11 +187,11 @@ def url(overlay: Overlay) -> str:
     return os.environ.get("URL") or overlay.address
 
 
-def expected_version(overlay: Overlay) -> str:
-    """The version that has to answer: that of the release, or of this tree where nothing was released yet."""
-    if overlay.version and overlay.version != "unreleased":
-        return overlay.version
-    return str(FACTS["service"]["version"])
+def expected(overlay: Overlay) -> dict[str, str]:
+    """What has to answer: version and image of the release, or the version of this tree where nothing was released."""
+    if not overlay.version or overlay.version == "unreleased":
+        return {"version": str(FACTS["service"]["version"])}
+    return {"version": overlay.version} | ({"image": overlay.image_digest} if overlay.image_digest else {})
 
 
 def patience(action: str, overlay: Overlay) -> float:
@@ -211,9 +211,9 @@ def act(action: str, wanted: Target) -> None:
         case "diff":
             difference(wanted)
         case _:
-            version = expected_version(wanted.overlay)
-            smoke(version, url(wanted.overlay), wanted.known_cluster, wanted.patience)
-            sys.stdout.write(f"{SERVICE} {version} serves in {wanted.environment}.\n")
+            released = expected(wanted.overlay)
+            smoke(released, url(wanted.overlay), wanted.known_cluster, wanted.patience)
+            sys.stdout.write(f"{SERVICE} {' '.join(released.values())} serves in {wanted.environment}.\n")
 
 
 def main(arguments: list[str]) -> int:

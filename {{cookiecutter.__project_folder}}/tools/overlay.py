@@ -17,6 +17,10 @@ IMAGE_REPOSITORY: str = os.environ.get("IMAGE_REPOSITORY") or FACTS["service"]["
 
 VERSION_LABEL = "app.kubernetes.io/version"
 
+# A label holds 63 characters and a digest has 64; twelve tell images apart, as they do in what `docker images` lists.
+DIGEST_LABEL = "image-digest"
+DIGEST_DIGITS = 12
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -82,7 +86,15 @@ class Overlay:
     @property
     def version(self) -> str:
         """The version that its pods say they are of."""
-        found = re.findall(rf"{VERSION_LABEL}: (\S+)", self.deployment.text)
+        return self._label(VERSION_LABEL)
+
+    @property
+    def image_digest(self) -> str:
+        """The first digits of the digest of the image that its pods say they run; nothing before the first release."""
+        return self._label(DIGEST_LABEL)
+
+    def _label(self, name: str) -> str:
+        found = re.findall(rf"^ +{name}: (\S+)$", self.deployment.text, re.MULTILINE)
         return str(found[-1]).strip("\"'") if found else ""
 
     @property

@@ -7,7 +7,7 @@ service or of its images gets there by the next release.
 import re
 import sys
 
-from tools.overlay import IMAGE_REPOSITORY, OVERLAYS, SERVICE, VERSION_LABEL, environments
+from tools.overlay import DIGEST_DIGITS, DIGEST_LABEL, IMAGE_REPOSITORY, OVERLAYS, SERVICE, VERSION_LABEL, environments
 
 DIGEST = r"sha256:[0-9a-f]{64}"
 VERSION = r"\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?"
@@ -40,6 +40,7 @@ labels:
   - includeTemplates: true
     pairs:
       {VERSION_LABEL}: "{version}"
+      {DIGEST_LABEL}: "{digest.removeprefix("sha256:")[:DIGEST_DIGITS]}"
 """
 
 

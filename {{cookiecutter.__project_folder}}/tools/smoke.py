@@ -1,4 +1,4 @@
-"""`make smoke`: wait until the version of the release alone answers, is ready, and lists its items."""
+"""`make smoke`: wait until the image of the release alone answers, is ready, and lists its items."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tools.kubectl import Cluster, ClusterError
@@ -22,8 +22,14 @@ LOOKS = 20
 PAUSE_SECONDS = 0.25
 
 
-def smoke(version: str, url: str, cluster: Cluster | None, patience: float) -> None:
-    """Wait until the version alone serves, at `url` or else through a tunnel into the cluster, `patience` seconds long.
+def smoke(expected: Mapping[str, str], url: str, cluster: Cluster | None, patience: float) -> None:
+    """Wait until only what is expected serves, at `url` or else through a tunnel into the cluster.
+
+    Args:
+        expected: what `GET /` has to say of itself: its `version`, and its `image` where a release is known by it.
+        url: where the service is found; empty where only a tunnel leads to it.
+        cluster: where the tunnel leads.
+        patience: how many seconds to wait.
 
     Raises:
         ClusterError: it does not; the message says what was seen last.
@@ -34,30 +40,31 @@ def smoke(version: str, url: str, cluster: Cluster | None, patience: float) -> N
         left = max(1.0, deadline - time.monotonic())
         try:
             if url or not cluster:
-                problem = fault(url, version, min(left, 10))
+                problem = fault(url, expected, min(left, 10))
             else:
                 # A tunnel leads to one pod, and that may be one of the old version: each look takes a new one.
                 with tunnel(cluster, left) as address:
-                    problem = fault(address, version, min(left, 10))
+                    problem = fault(address, expected, min(left, 10))
         except ClusterError as error:
             problem = str(error)
         good = 0 if problem else good + 1
         if problem and time.monotonic() > deadline:
-            raise ClusterError(f"{SERVICE} {version} does not serve. Seen last: {problem}")
+            raise ClusterError(f"{SERVICE} {' '.join(expected.values())} does not serve. Seen last: {problem}")
         time.sleep(PAUSE_SECONDS)
 
 
-def fault(address: str, version: str, timeout: float) -> str:
+def fault(address: str, expected: Mapping[str, str], timeout: float) -> str:
     """What is wrong with the service at this address; nothing when all is well."""
     for path in ("/", "/health/ready", "/api/v1/items"):
         try:
             with urllib.request.urlopen(f"{address.rstrip('/')}{path}", timeout=timeout) as answer:  # noqa: S310
                 body = answer.read(1_000_000)
-            if path == "/" and (found := json.loads(body)["version"]) != version:
-                return f"GET {path} is answered by version {found}"
+            for name, value in expected.items() if path == "/" else ():
+                if (found := json.loads(body).get(name)) != value:
+                    return f"GET {path} is answered by {name} {found}"
         except urllib.error.HTTPError as error:
             return f"GET {path}: {error.code} {error.read(300).decode(errors='replace')}"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             return f"GET {path}: {error}"
     return ""
 

@@ -13,6 +13,7 @@ class Index(BaseModel):
 
     service: str
     version: str
+    image: str | None
     items: str = "/api/v1/items"
     health: str = "/health/ready"
     documentation: str | None
@@ -25,5 +26,6 @@ async def index(request: Request) -> Index:
     return Index(
         service=FACTS.service.name,
         version=settings.service_version,
+        image=settings.image_digest or None,
         documentation="/docs" if settings.docs_enabled else None,
     )

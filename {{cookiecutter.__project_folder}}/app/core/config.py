@@ -128,6 +128,12 @@ class Settings(backends.StorageSettings, BaseSettings):
         max_length=128,
         description="The deployed version, on every log line, span and in `app_info`. Images set it.",
     )
+    image_digest: str = Field(
+        "",
+        max_length=128,
+        description="The first digits of the digest of the image that runs: two images may be of one version. "
+        "Manifests set it.",
+    )
     http_host: str = Field(
         "127.0.0.1",
         min_length=1,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ servicemonitors           smon    monitoring.coreos.com/v1       true   ServiceM
 
 def rendered(environment: str, image: str = f"ghcr.io/acme/shop@{DIGEST}", version: str = "1.2.3") -> str:
     """What Kustomize prints of a small overlay."""
-    namespace = NAMESPACE[environment]
+    namespace, digest = NAMESPACE[environment], DIGEST.removeprefix("sha256:")[:12]
     return textwrap.dedent(f"""\
         apiVersion: v1
         kind: Namespace
@@ -61,6 +62,7 @@ def rendered(environment: str, image: str = f"ghcr.io/acme/shop@{DIGEST}", versi
         metadata:
           labels:
             app.kubernetes.io/version: "{version}"
+            image-digest: "{digest}"
           name: shop
           namespace: {namespace}
         spec:
@@ -68,6 +70,7 @@ def rendered(environment: str, image: str = f"ghcr.io/acme/shop@{DIGEST}", versi
             metadata:
               labels:
                 app.kubernetes.io/version: "{version}"
+                image-digest: "{digest}"
             spec:
               containers:
               - image: {image}
@@ -371,16 +374,22 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_smoke_waits_until_the_version_of_the_release_alone_answers(
-    kubectl: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("before", [("1.2.2", "0123456789ab"), ("1.2.3", "ba9876543210"), ("1.2.3", None)], ids=str)
+def test_smoke_waits_until_version_and_image_of_the_release_alone_answer(
+    before: tuple[str, str | None],
+    kubectl: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # By pods of a canary and of the version before.
-    versions = iter(["1.2.2", "1.2.3", "1.2.3", "1.2.2"])
+    # By pods of a canary and of the release before.
+    now = ("1.2.3", "0123456789ab")
+    released = iter([before, now, now, before])
     asked = []
 
     def answer(path: str) -> tuple[int, object]:
         asked.append(path)
-        return 200, {"version": next(versions, "1.2.3") if path == "/" else ""}
+        version, image = next(released, now) if path == "/" else ("", "")
+        return 200, {"version": version, "image": image}
 
     with service(answer) as url:
         monkeypatch.setenv("URL", url)
@@ -388,7 +397,7 @@ def test_smoke_waits_until_the_version_of_the_release_alone_answers(
 
     look = ["/", "/health/ready", "/api/v1/items"]
     assert asked == ["/", *look, *look, "/", *look, *look, *look]
-    assert "1.2.3 serves in staging" in capsys.readouterr().out
+    assert "1.2.3 0123456789ab serves in staging" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -405,14 +414,14 @@ def test_smoke_says_what_it_saw_last(path: str, fault: tuple[int, object], seen:
         return fault if asked == path else (200, {"version": "1.2.3"})
 
     with service(answer) as url, pytest.raises(ClusterError) as error:
-        smoke.smoke("1.2.3", url, None, patience=0)
+        smoke.smoke({"version": "1.2.3"}, url, None, patience=0)
 
     assert f"1.2.3 does not serve. Seen last: {seen}" in str(error.value)
 
 
 @pytest.mark.usefixtures("hasty")
 def test_smoke_goes_through_a_tunnel_where_nothing_is_exposed(kubectl: Program) -> None:
-    with service(lambda _: (200, {"version": "1.2.3"})) as url:
+    with service(lambda _: (200, {"version": "1.2.3", "image": "0123456789ab"})) as url:
         kubectl.answer("port-forward", f"Forwarding from {url.removeprefix('http://').rstrip('/')} -> 8000\n")
         assert deploy.main(["smoke", "staging"]) == 0
 
@@ -446,13 +455,22 @@ def test_smoke_without_a_tunnel_says_why(
     assert "Seen last: error: services not found" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("released", "expected"), [("1.2.3", "1.2.3"), ("unreleased", "0.9.0")])
-def test_before_the_first_release_the_version_of_the_tree_has_to_answer(
-    released: str, expected: str, kubectl: Program
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (rendered("dev"), {"version": "1.2.3", "image": "0123456789ab"}),
+        # One that was written before releases told of their image.
+        (re.sub(" +image-digest: .*\n", "", rendered("dev")), {"version": "1.2.3"}),
+        (rendered("dev", version="unreleased"), {"version": "0.9.0"}),
+    ],
+    ids=["released", "released before", "not released"],
+)
+def test_what_has_to_answer_is_the_release_or_the_tree_where_there_is_none(
+    text: str, expected: dict[str, str], kubectl: Program
 ) -> None:
-    kubectl.answer("kustomize .*/dev", rendered("dev", version=released))
+    kubectl.answer("kustomize .*/dev", text)
 
-    assert deploy.expected_version(overlay.render("dev")) == expected
+    assert deploy.expected(overlay.render("dev")) == expected
 
 
 OLD_RELEASE = f"images:\n  - name: store\n    newName: ghcr.io/acme/store\n    digest: {DIGEST}\n"
@@ -481,6 +499,7 @@ def test_a_release_writes_what_runs_by_the_names_of_now(
           - includeTemplates: true
             pairs:
               app.kubernetes.io/version: "{version}"
+              image-digest: "0123456789ab"
         """)
 
 
