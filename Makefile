@@ -38,7 +38,7 @@ test: $(READY) lint types ## Run the tests that need Python packages only
 
 .PHONY: test-ci
 test-ci: $(READY) ## Run the longer tests that a pipeline can afford: PostgreSQL, the components of the stack, other Pythons, the lock files, manifests, roll-outs in a cluster
-	$(PYTEST) -n auto --dist loadfile -m 'ci and not cluster and not long'
+	$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder -m 'ci and not cluster and not long'
 	$(PYTEST) -m 'ci and cluster'
 
 .PHONY: test-live

@@ -48,7 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # After the markers have chosen.
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the other shards to other machines."""
+    """Begin with what takes longest, which would be waited for alone, and leave other shards to other machines."""
+    items.sort(key=lambda item: item.path.name != "test_service.py")
     if which := config.getoption("shard"):
         kept = set(shard(items, which, lambda item: item.get_closest_marker("long") is not None))
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
