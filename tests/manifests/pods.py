@@ -86,6 +86,14 @@ def images_are_those_of_a_release(overlay: Overlay) -> Iterator[str]:
             yield f"{what}: runs {image}"
 
 
+def pods_know_their_image(overlay: Overlay) -> Iterator[str]:
+    """By the label that a release gives them; else a smoke test cannot tell it from another of the same version."""
+    for what, _, container in containers(overlay):
+        sources = [one["valueFrom"] for one in container.get("env", []) if one["name"] == "IMAGE_DIGEST"]
+        if sources != [{"fieldRef": {"fieldPath": "metadata.labels['image-digest']"}}]:
+            yield f"{what}: is not told its image"
+
+
 def probes_ask_the_service(overlay: Overlay) -> Iterator[str]:
     """Each its own question at the port of the API, and none gives up before the service has had its time."""
     for what, _, container in containers(overlay):
@@ -169,6 +177,7 @@ CHECKS = (
     accounts_have_no_token,
     containers_say_what_they_use,
     images_are_those_of_a_release,
+    pods_know_their_image,
     probes_ask_the_service,
     ports_are_those_of_the_service,
     the_grace_period_is_longer_than_the_exit,

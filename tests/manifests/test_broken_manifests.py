@@ -270,6 +270,7 @@ MISTAKES: list[tuple[Check, Mistake, str]] = [
         Mistake("Deployment", f"{APP}.env", []),
         "STORAGE_URL",
     ),
+    (pods.pods_know_their_image, Mistake("Deployment", f"{APP}.env.0", GONE), "is not told its image"),
     (pods.in_a_roll_out_no_capacity_is_lost, Mistake("Deployment", "spec.replicas", 3), "has a number of pods"),
     (
         pods.in_a_roll_out_no_capacity_is_lost,
