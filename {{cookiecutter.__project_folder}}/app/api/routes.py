@@ -17,7 +17,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response, status
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import to_json
+from pydantic_core import PydanticKnownError, to_json
 
 from app.core.errors import responses
 from app.core.resilience import CircuitOpenError
@@ -47,6 +47,8 @@ ERRORS: dict[type[Exception], tuple[int, str]] = {
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not Modified"}}
 
 _VERSION = re.compile(r'"([1-9][0-9]{0,8})"')
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -218,6 +220,17 @@ async def expected_version(
     return expected
 
 
+def _an_integer(value: object) -> object:
+    """Text that JSON would call an integer (RFC 8259, section 6): pydantic takes `1_0`, `+5`, `5.0` and `05` too.
+
+    Raises:
+        PydanticKnownError: it is not.
+    """
+    if isinstance(value, str) and not _INTEGER.fullmatch(value):
+        raise PydanticKnownError("int_parsing")
+    return value
+
+
 ExpectedVersion = Annotated[int | None, Depends(expected_version)]
 Cursor = Annotated[
     str | SkipJsonSchema[None], AfterValidator(_valid_cursor), Query(description="The `next_cursor` of a page.")
@@ -227,7 +240,7 @@ Cursor = Annotated[
 @router.get("", response_model=ItemPage, responses=NOT_MODIFIED, openapi_extra=CONDITIONAL)
 async def list_items(
     request: Request,
-    limit: Annotated[int, Query(ge=1, le=100, description="At most so many items.")] = 20,
+    limit: Annotated[int, BeforeValidator(_an_integer), Query(ge=1, le=100, description="At most so many items.")] = 20,
     cursor: Cursor = None,
 ) -> Response:
     """A page of items, oldest first."""

@@ -144,6 +144,7 @@ async def test_a_cursor_outlives_the_item_it_points_at(client: httpx.AsyncClient
         "limit=0",
         "limit=101",
         "limit=x",
+        *("limit=1_0", "limit=%2B5", "limit=5.0", "limit=%205", "limit=5%0A", "limit=05"),
         "cursor=",
         "cursor=abc",
         "cursor=%00",
