@@ -46,7 +46,7 @@ def make(project: Path, *targets: str, python: str | None = None) -> None:
 
 
 def run(command: list[str], project: Path) -> None:
-    """Run a command in a project; its whole output is the reason when it fails."""
+    """Run a command in a project; its output is the reason when it fails."""
     result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     if result.returncode:
         # Thousands of access lines of one failed test would leave no room for what failed.

@@ -59,9 +59,10 @@ def fault(address: str, expected: Mapping[str, str], timeout: float) -> str:
         try:
             with urllib.request.urlopen(f"{address.rstrip('/')}{path}", timeout=timeout) as answer:  # noqa: S310
                 body = answer.read(1_000_000)
-            for name, value in expected.items() if path == "/" else ():
-                if (found := json.loads(body).get(name)) != value:
-                    return f"GET {path} is answered by {name} {found}"
+            told = json.loads(body) if path == "/" else expected
+            for name, value in expected.items():
+                if told.get(name) != value:
+                    return f"GET {path} is answered by {name} {told.get(name)}"
         except urllib.error.HTTPError as error:
             return f"GET {path}: {error.code} {error.read(300).decode(errors='replace')}"
         except (OSError, ValueError, AttributeError) as error:

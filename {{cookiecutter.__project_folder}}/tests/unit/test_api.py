@@ -11,8 +11,10 @@ from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 
 from app.api import register
+from app.core.config import Settings
 from app.core.errors import ANYWHERE
 from app.core.telemetry import Telemetry
+from app.main import create_app
 from tests.support import client_of
 
 ITEMS = "/api/v1/items"
@@ -299,6 +301,12 @@ async def test_the_root_tells_where_things_are(client: httpx.AsyncClient) -> Non
 
     for entrance in ("items", "health", "documentation"):
         assert (await client.get(index[entrance])).status_code == 200
+
+
+@pytest.mark.parametrize(("digest", "image"), [("0123456789ab", "0123456789ab"), ("", None)])
+async def test_the_root_tells_which_image_it_is(digest: str, image: str | None, settings: Settings) -> None:
+    async with client_of(create_app(settings.model_copy(update={"image_digest": digest}))) as client:
+        assert (await client.get("/")).json()["image"] == image
 
 
 async def test_the_documentation_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
