@@ -106,7 +106,7 @@ class Sampler(StrEnum):
     PARENT_TRACE_ID_RATIO = "parentbased_traceidratio"
 
 
-# A server that others depend on must not keep its data in a place that a redeployment deletes.
+# A server that others depend on must not keep its data where a redeployment deletes it, unless it is told to by name.
 _EMBEDDED_STORAGE_IN = (Environment.DEVELOPMENT, Environment.TEST) if backends.DURABLE else tuple(Environment)
 
 
@@ -284,10 +284,12 @@ class Settings(backends.StorageSettings, BaseSettings):
         networks = [part.strip() for part in value.split(",") if part.strip()]
         for network in networks:
             try:
-                ipaddress.ip_network(network)
+                everybody = ipaddress.ip_network(network).prefixlen == 0
             except ValueError as error:
-                # `*` among them: it makes the left-most, client-written X-Forwarded-For entry the client's address.
                 raise ValueError(f"{network!r} is no address or network such as 10.0.0.0/8 ({error})") from None
+            if everybody:
+                # As `*` would, it makes the left-most, client-written X-Forwarded-For entry the client's address.
+                raise ValueError(f"{network!r} trusts everybody: name the addresses or networks of the proxies")
         return ",".join(networks)
 
     @field_validator("docs_enabled")
@@ -410,5 +412,5 @@ def _allowed(field: FieldInfo) -> str:
     }
     if not bounds:
         return "text"
-    low = f"{bounds['ge']:g} to" if "ge" in bounds else f"above {bounds['gt']:g}, to"
-    return f"{low} {bounds['le']:g}"
+    low = f"{bounds['ge']} to" if "ge" in bounds else f"above {bounds['gt']}, to"
+    return f"{low} {bounds['le']}"

@@ -6,6 +6,7 @@ service. After the SRE book, chapter 22, "Addressing Cascading Failures".
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import TypeVar
 
@@ -20,6 +21,9 @@ from app.core.exchange import Exchange
 from app.core.metrics import Metrics
 
 T = TypeVar("T")
+
+# What a request is cancelled with when its time is over, so that its calls know why.
+_DEADLINE = "deadline exceeded"
 
 log = structlog.get_logger()
 
@@ -131,7 +135,7 @@ class Deadline:
             if exchange.waiting_since is not None and exchange.waiting_since <= begun_before:
                 exchange.waiting_since = None
                 exchange.expired = True
-                task.cancel()
+                task.cancel(_DEADLINE)
         if self._running and self._watched_by is not None:
             self._watched_by.call_later(self._seconds / 50, self._watch)
         else:
@@ -181,10 +185,19 @@ class Breaker:
         settings: how many failures open the circuit, and for how long.
         metrics: shows the state.
         failure: what the dependency raises when it does not serve; everything else means that it does.
+        neutral: of those, what says nothing about the dependency.
     """
 
-    def __init__(self, name: str, settings: Settings, metrics: Metrics, failure: type[Exception]) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        metrics: Metrics,
+        failure: type[Exception],
+        neutral: type[Exception] | tuple[()] = (),
+    ) -> None:
         self._name = name
+        self._neutral = neutral
         self._circuit = CircuitBreaker(
             failure_threshold=settings.breaker_failures,
             recovery_timeout=settings.breaker_open_seconds,
@@ -209,17 +222,29 @@ class Breaker:
         if probes:
             self._tell()
         try:
-            result: T = await self._circuit.call_async(operation)
-        except BaseException:
-            self._tell()
+            result = await operation()
+        except BaseException as error:
+            self._judge(error)
             raise
         finally:
             if probes:
                 self._probing = False
+        self._circuit.reset()
         # A call that began before the circuit opened closes it as well when it succeeds.
         if self._told != STATE_CLOSED:
             self._tell()
         return result
+
+    def _judge(self, error: BaseException) -> None:
+        """Let the circuit know how a call ended, unless that says nothing about the dependency."""
+        if isinstance(error, self._neutral):
+            return
+        if isinstance(error, asyncio.CancelledError) and error.args != (_DEADLINE,):
+            # Whoever wanted the call no longer does, such as a group of tasks of which another one failed.
+            return
+        with suppress(type(error)), self._circuit:
+            raise error
+        self._tell()
 
     def _tell(self) -> None:
         """Log the state when it has changed."""

@@ -54,6 +54,10 @@ class UnavailableError(Exception):
     """
 
 
+class PoolExhaustedError(UnavailableError):
+    """All connections are in use, and none became free in time: this says nothing of the store behind them."""
+
+
 class ConnectionLostError(UnavailableError):
     """The connection broke: the same read may well succeed at once on another one."""
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.core.config import FACTS, Settings
-from app.storage import ConnectionLostError, UnavailableError
+from app.storage import ConnectionLostError, PoolExhaustedError, UnavailableError
 from app.storage.sql_tracing import trace_statements
 
 # What a URL of PostgreSQL may say beside host, user and database (PostgreSQL manual, 34.1.2, as far as asyncpg has it).
@@ -192,6 +192,7 @@ def errors_translated() -> Iterator[None]:
 
     Raises:
         ConnectionLostError: the connection broke during or before the statement.
+        PoolExhaustedError: other requests have all connections.
         UnavailableError: the database cannot serve.
         MissingColumnError: it lacks a table or column.
     """
@@ -203,7 +204,7 @@ def errors_translated() -> Iterator[None]:
             raise
         raise meaning from error
     except PoolTimeoutError as error:
-        raise UnavailableError("all connections are in use") from error
+        raise PoolExhaustedError("all connections are in use") from error
     except TimeoutError as error:
         raise UnavailableError("the database does not answer") from error
     except OSError as error:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from app.core.config import Settings
 from app.core.metrics import Metrics
 from app.core.resilience import Breaker, Retries
-from app.storage import ConnectionLostError, Item, ItemData, Items, Position, UnavailableError
+from app.storage import ConnectionLostError, Item, ItemData, Items, PoolExhaustedError, Position, UnavailableError
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class GuardedItems(Items):
 
     def __init__(self, items: Items, settings: Settings, metrics: Metrics) -> None:
         self._items = items
-        self._breaker = Breaker("storage", settings, metrics, failure=UnavailableError)
+        self._breaker = Breaker("storage", settings, metrics, failure=UnavailableError, neutral=PoolExhaustedError)
         self._retries = Retries("storage", settings, metrics, on=ConnectionLostError)
 
     def observe(self, registry: CollectorRegistry) -> None:

@@ -94,6 +94,8 @@ class SqlItems(Items):
 
     def __init__(self, url: str, settings: Settings, *, migrate_at_start: bool) -> None:
         self.engine = connect(url, settings)
+        # If readiness waited for a connection behind the requests, a busy service would look like one without database.
+        self._checks = connect(url, settings.model_copy(update={"database_pool_size": 1}))
         self._url = url
         self._migrate_at_start = migrate_at_start
         self._revisions = Revisions()
@@ -109,6 +111,7 @@ class SqlItems(Items):
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self.engine.dispose()
+                await self._checks.dispose()
         except TimeoutError:
             log.warning("the database did not answer while connections were closed")
 
@@ -123,7 +126,7 @@ class SqlItems(Items):
 
     async def check(self) -> None:
         with errors_translated():
-            async with self.engine.connect() as connection:
+            async with self._checks.connect() as connection:
                 current = await connection.run_sync(current_revision)
         self._revisions.require(current)
 

@@ -550,7 +550,8 @@ def test_connections_that_fell_silent_cost_one_request_together(server: Postgres
     for pid in silent:
         os.kill(pid, signal.SIGCONT)
 
-    assert len(silent) == 4
+    # Those of the pool, and the one that readiness asks by.
+    assert len(silent) == 5
     assert [answer.status for answer in answers] == [503, 200, 200, 200, 200]
     # What the server is given to cancel the statement and to answer, and what a busy machine adds.
     assert answers[0].seconds < 1 + 0.5 + 1
@@ -587,6 +588,24 @@ def test_the_pool_shows_connections_that_statements_hang_on(server: Postgres, se
     assert statuses(answers) == {200}
     assert metric(service, 'db_pool_connections{state="used"}') == 0
     assert_ends_well(service)
+
+
+def test_requests_that_find_all_connections_in_use_are_no_fault_of_the_database(server: Postgres, serve: Start) -> None:
+    service = serve(DATABASE_STATEMENT_TIMEOUT_SECONDS="5", DATABASE_POOL_TIMEOUT_SECONDS="0.1")
+
+    with ExitStack() as lock:
+        lock.enter_context(locked("items")(server))
+        with asked_at_once(service, 4, "GET", ITEMS) as served:
+            wait_for(lambda: len(sessions(server, LOCKED_OUT)) == 4)
+            # More than the failures that open the breaker, for longer than readiness believes what it saw last.
+            refused = [ask(service._client, "GET", ITEMS) for _ in range(10)]
+            reasons = unready(service)
+            lock.close()
+
+    assert statuses(refused) == {503}
+    assert reasons == ""
+    assert statuses(served) == {200}
+    assert breaker_changes(assert_ends_well(service)) == []
 
 
 def test_sigterm_ends_the_process_in_time_while_nothing_answers(server: Postgres, serve: Start) -> None:

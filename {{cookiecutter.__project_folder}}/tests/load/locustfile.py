@@ -21,7 +21,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from tests.load import guard
 from tests.load.gate import Exit, Objectives, Run
 from tests.load.shapes import RATE, SHAPES, Plan, Wanted, patience, users_for
-from tests.load.users import Browse, Mixed, Write
+from tests.load.users import CLEAN_UP, Browse, Mixed, Write
 
 __all__ = ["Browse", "Mixed", "Write"]
 
@@ -165,9 +165,10 @@ def end(**_: Any) -> None:
 
 
 @events.request.add_listener
-def count(response_time: float | None, exception: BaseException | None, **_: Any) -> None:
+def count(name: str, response_time: float | None, exception: BaseException | None, **_: Any) -> None:
     """Count a request that has ended."""
-    run.count(response_time or 0.0, failed=exception is not None)
+    if name != CLEAN_UP:
+        run.count(response_time or 0.0, failed=exception is not None)
 
 
 @events.report_to_master.add_listener

@@ -28,6 +28,9 @@ from tests.load.shapes import patience
 ITEMS = "/api/v1/items"
 ITEM = "/api/v1/items/{item_id}"
 
+# What users delete at their end is no load that was asked for: it has a line of its own, and no objective.
+CLEAN_UP = f"{ITEM} (clean-up)"
+
 THINK_SECONDS = (1.0, 3.0)
 
 # How much a user in the open model strays from its times, so that users who came together do not stay together.
@@ -174,7 +177,7 @@ class Writer(Visitor):
         over = time.monotonic() + self.network_timeout
         while self._made and time.monotonic() < over:
             path = self._made.pop()
-            answer = self.ask("DELETE", ITEM, *answers, path=path)
+            answer = self.ask("DELETE", CLEAN_UP, *answers, path=path)
             if answer is not None and answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
                 self._made.add(path)
                 time.sleep(random.uniform(0, CLEAN_UP_SECONDS))  # noqa: S311

@@ -27,6 +27,8 @@ def test_without_an_environment_the_facts_of_the_service_hold() -> None:
         ("DRAIN_SECONDS", "-1", "greater than or equal to 0"),
         ("DOCS_ENABLED", "perhaps", "boolean"),
         ("FORWARDED_ALLOW_IPS", "*", "no address or network"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.0/8, 0.0.0.0/0", "trusts everybody"),
+        ("FORWARDED_ALLOW_IPS", "::/0", "trusts everybody"),
         ("FORWARDED_ALLOW_IPS", "10.0.0.0/8, proxy", "'proxy'"),
         ("STORAGE_URL", "nosuch://host/items", "must be one of"),
         ("STORAGE_URL", "items", "must be one of"),

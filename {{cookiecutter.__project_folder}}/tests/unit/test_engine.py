@@ -14,7 +14,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, Programmin
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.config import FACTS, Settings
-from app.storage import ConnectionLostError, ItemData, OutdatedError, UnavailableError
+from app.storage import ConnectionLostError, ItemData, OutdatedError, PoolExhaustedError, UnavailableError
 from app.storage.engine import MissingColumnError, connect, connect_for_migrations, errors_translated
 from app.storage.sql import SqlItems
 
@@ -72,7 +72,7 @@ async def store(file: Path, settings: Settings) -> AsyncIterator[SqlItems]:
         (of_server("58030"), UnavailableError, "the database cannot serve (SQLSTATE 58030)"),
         (of_server("42P01", kind=ProgrammingError), MissingColumnError, "what the server said"),
         (of_server("42703", kind=ProgrammingError), MissingColumnError, "what the server said"),
-        (PoolTimeoutError("QueuePool limit"), UnavailableError, "all connections are in use"),
+        (PoolTimeoutError("QueuePool limit"), PoolExhaustedError, "all connections are in use"),
         (TimeoutError(), UnavailableError, "the database does not answer"),
         (ConnectionRefusedError(111, "Connect call failed"), UnavailableError, "the database cannot be reached"),
     ],
@@ -140,10 +140,14 @@ async def test_a_file_that_is_no_database_is_no_passing_trouble(settings: Settin
     await store.close()
 
 
-async def test_a_connection_that_is_not_to_be_had_is_not_waited_for(store: SqlItems) -> None:
+async def test_a_connection_that_is_not_to_be_had_is_not_waited_for_and_readiness_does_not_need_it(
+    store: SqlItems,
+) -> None:
+    await store.migrate()
     async with store.engine.connect():
-        with pytest.raises(UnavailableError, match="all connections are in use"):
-            await store.check()
+        with pytest.raises(PoolExhaustedError, match="all connections are in use"):
+            await store.page(limit=1)
+        await store.check()
 
 
 async def test_a_missing_table_is_a_bug_only_where_the_schema_is_up_to_date(store: SqlItems) -> None:

@@ -1,7 +1,7 @@
 """Deadlines, load shedding, circuit breaker, retries: what each does, and that it is what does it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +21,10 @@ from tests.support import client_of
 
 class BrokenError(Exception):
     """The dependency does not serve."""
+
+
+class FullError(BrokenError):
+    """All places are taken: whether the dependency serves is not known."""
 
 
 class BugError(Exception):
@@ -283,9 +287,9 @@ async def test_a_background_task_has_no_deadline(settings: Settings) -> None:
 class Dependency:
     """Does what it is told, and counts how often it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.calls = 0
-        self.error: Exception | None = None
+        self.error = error
 
     async def __call__(self) -> str:
         self.calls += 1
@@ -316,7 +320,7 @@ def metrics(settings: Settings) -> Metrics:
 
 def breaker(settings: Settings, metrics: Metrics, failures: int = 3) -> Breaker:
     changed = settings.model_copy(update={"breaker_failures": failures, "breaker_open_seconds": 5})
-    return Breaker("shop", changed, metrics, failure=BrokenError)
+    return Breaker("shop", changed, metrics, failure=BrokenError, neutral=FullError)
 
 
 async def fail(circuit: Breaker, dependency: Dependency, times: int) -> None:
@@ -415,16 +419,58 @@ async def test_a_success_and_an_error_of_another_kind_show_that_the_dependency_s
 async def test_calls_that_their_deadline_cuts_off_open_the_breaker(
     settings: Settings, metrics: Metrics, clock: Callable[[float], None]
 ) -> None:
+    app = with_settings(settings, request_timeout_seconds=0.05)
     circuit = breaker(settings, metrics)
-    with capture_logs() as logs:
-        for _ in range(3):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0):
-                    await circuit.call(lambda: asyncio.sleep(30))
 
+    @app.fastapi.get("/slow")
+    async def slow() -> None:
+        await circuit.call(lambda: asyncio.sleep(30))
+
+    async with client_of(app) as client:
+        with capture_logs() as logs:
+            responses = await asyncio.gather(*(client.get("/slow") for _ in range(3)))
+
+    assert [response.status_code for response in responses] == [504, 504, 504]
     with pytest.raises(CircuitOpenError):
         await circuit.call(Dependency())
-    assert [line["failure"] for line in logs] == ["CancelledError"]
+    changes = [line for line in logs if line["event"] == "circuit breaker changed"]
+    assert [line["failure"] for line in changes] == ["deadline exceeded"]
+
+
+async def cut_off(circuit: Breaker) -> None:
+    """Give up a call that its caller no longer wants."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await circuit.call(lambda: asyncio.sleep(30))
+
+
+async def wait_in_vain(circuit: Breaker) -> None:
+    """Make a call that finds no place to begin."""
+    with pytest.raises(FullError):
+        await circuit.call(Dependency(FullError()))
+
+
+@pytest.mark.parametrize("say_nothing", [cut_off, wait_in_vain])
+async def test_calls_that_say_nothing_of_the_dependency_neither_open_nor_close_the_breaker(
+    settings: Settings,
+    metrics: Metrics,
+    clock: Callable[[float], None],
+    say_nothing: Callable[[Breaker], Awaitable[None]],
+) -> None:
+    circuit, dependency = breaker(settings, metrics), Dependency()
+    for _ in range(10):
+        await say_nothing(circuit)
+    assert await circuit.call(dependency) == "served"
+
+    await fail(circuit, dependency, times=2)
+    await say_nothing(circuit)
+    await fail(circuit, dependency, times=1)
+    clock(5)
+    # A probe that says nothing leaves the next call to probe.
+    await say_nothing(circuit)
+    assert metrics.registry.get_sample_value("circuit_breaker_state", {"name": "shop"}) == 1
+    dependency.error = None
+    assert await circuit.call(dependency) == "served"
 
 
 class Flaky(Dependency):
