@@ -164,10 +164,21 @@ def test_without_requests_nothing_is_promoted_and_nothing_taken_back(stable: Can
     assert stable.versions() == {"1.0.0", "1.1.0"}
 
 
+def test_a_deploy_sends_what_a_canary_is_judged_by_where_nobody_else_does(stable: Canary, images: Images) -> None:
+    stable.release(images[1])
+    address = stable.cluster.object("service", stable.name, stable.namespace)["spec"]["clusterIP"]
+
+    done = stable.tool("deploy", "deploy", stable.environment, URL=f"http://{address}")
+
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    assert stable.analyses() == ["Successful", "Successful"]
+    assert stable.versions() == {"1.1.0"}
+
+
 def test_a_deploy_follows_the_canary_until_somebody_has_to_decide(stable: Canary, images: Images) -> None:
     stable.release(images[1])
 
-    done = stable.tool("deploy", "deploy", stable.environment)
+    done = stable.tool("deploy", "deploy", stable.environment, URL="http://127.0.0.1:1")
 
     assert done.returncode == 1
     assert "The canary waits for you: its requests were too few to judge it." in done.stderr

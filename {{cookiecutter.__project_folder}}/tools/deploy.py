@@ -15,7 +15,7 @@ from tools.compose import ROOT
 from tools.facts import FACTS
 from tools.kubectl import Cluster, ClusterError, contexts, current_context, kubectl
 from tools.overlay import IMAGE_REPOSITORY, SERVICE, Overlay, Target, environments, permitted, render
-from tools.smoke import smoke
+from tools.smoke import address_of, smoke
 
 # The oldest Kubernetes that the manifests are for.
 OLDEST = (1, 30)
@@ -127,7 +127,7 @@ def target(action: str, environment: str) -> Target:
         raise RefusedError(str(error)) from error
     found: list[str] = []
     cluster = None
-    if context or action == "diff" or (action == "smoke" and not url(overlay)) or delivery.NEEDS_CONTEXT:
+    if context or action == "diff" or (action == "smoke" and not address_of(overlay)) or delivery.NEEDS_CONTEXT:
         found += context_problems(environment, context, configured, known)
         if not found:
             cluster = Cluster(context, overlay.namespace)
@@ -182,11 +182,6 @@ def difference(wanted: Target) -> None:
         sys.stdout.write(f"Not compared, as this user may not change them: {names}\n")
 
 
-def url(overlay: Overlay) -> str:
-    """Where to ask the service; nothing when only a tunnel leads to it."""
-    return os.environ.get("URL") or overlay.address
-
-
 def expected(overlay: Overlay) -> dict[str, str]:
     """What has to answer: version and image of the release, or the version of this tree where nothing was released."""
     if not overlay.version or overlay.version == "unreleased":
@@ -212,7 +207,7 @@ def act(action: str, wanted: Target) -> None:
             difference(wanted)
         case _:
             released = expected(wanted.overlay)
-            smoke(released, url(wanted.overlay), wanted.known_cluster, wanted.patience)
+            smoke(released, address_of(wanted.overlay), wanted.known_cluster, wanted.patience)
             sys.stdout.write(f"{SERVICE} {' '.join(released.values())} serves in {wanted.environment}.\n")
 
 

@@ -14,7 +14,7 @@ from tools import deploy
 from tools.compose import ROOT
 from tools.facts import FACTS
 from tools.kubectl import ClusterError
-from tools.smoke import tunnel
+from tools.smoke import address_of, tunnel
 
 # Locust's own options, and those of tests/load/locustfile.py, by the variable that sets them.
 OPTIONS = {
@@ -49,7 +49,7 @@ def address(environment: str, variables: Mapping[str, str]) -> Iterator[str]:
         raise deploy.RefusedError("prod gets no load by its name. To send it all the same: HOST=https://… ALLOW_HOST=…")
     else:
         wanted = deploy.target("smoke", environment)
-        if found := deploy.url(wanted.overlay):
+        if found := address_of(wanted.overlay):
             yield found
         else:
             # To one of its pods; more is not to be had from outside.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import subprocess
 import tempfile
@@ -10,9 +11,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from tools.kubectl import Cluster, ClusterError
-from tools.overlay import SERVICE
+from tools.overlay import SERVICE, Overlay
 
 # While one version replaces another, a look, by a connection of its own, finds either. Where the new one has half of
 # the pods, as a canary has before its last analysis, it is one chance in a million that so many in a row find it.
@@ -20,6 +22,11 @@ LOOKS = 20
 
 # Short, as a canary that nobody else asks has these requests alone for its analysis to judge by.
 PAUSE_SECONDS = 0.25
+
+
+def address_of(overlay: Overlay) -> str:
+    """Where to ask the service; nothing when only a tunnel leads to it."""
+    return os.environ.get("URL") or overlay.address
 
 
 def smoke(expected: Mapping[str, str], url: str, cluster: Cluster | None, patience: float) -> None:
@@ -37,20 +44,30 @@ def smoke(expected: Mapping[str, str], url: str, cluster: Cluster | None, patien
     deadline = time.monotonic() + patience
     good = 0
     while good < LOOKS:
-        left = max(1.0, deadline - time.monotonic())
-        try:
-            if url or not cluster:
-                problem = fault(url, expected, min(left, 10))
-            else:
-                # A tunnel leads to one pod, and that may be one of the old version: each look takes a new one.
-                with tunnel(cluster, left) as address:
-                    problem = fault(address, expected, min(left, 10))
-        except ClusterError as error:
-            problem = str(error)
+        problem = look(expected, url, cluster, max(1.0, deadline - time.monotonic()))
         good = 0 if problem else good + 1
         if problem and time.monotonic() > deadline:
             raise ClusterError(f"{SERVICE} {' '.join(expected.values())} does not serve. Seen last: {problem}")
         time.sleep(PAUSE_SECONDS)
+
+
+def look(expected: Mapping[str, str], url: str, cluster: Cluster | None, patience: float) -> str:
+    """What is wrong with the service as a client of its own finds it; nothing when all is well.
+
+    Args:
+        expected: what `GET /` has to say of itself.
+        url: where the service is found; empty where only a tunnel leads to it.
+        cluster: where the tunnel leads.
+        patience: how many seconds the tunnel may take, and each answer, which never takes more than ten.
+    """
+    longest = min(patience, 10)
+    if url or not cluster:
+        return fault(url, expected, longest)
+    try:
+        with tunnel(cluster, patience) as address:
+            return fault(address, expected, longest)
+    except ClusterError as error:
+        return str(error)
 
 
 def fault(address: str, expected: Mapping[str, str], timeout: float) -> str:
@@ -72,12 +89,17 @@ def fault(address: str, expected: Mapping[str, str], timeout: float) -> str:
 
 @contextmanager
 def tunnel(cluster: Cluster, patience: float) -> Iterator[str]:
-    """An address of this machine that leads to a pod of the service.
+    """An address of this machine that leads to a pod of the service, one of those that are ready, by chance.
+
+    kubectl itself would lead to the oldest one each time, and so never to a new version beside an old one.
 
     Raises:
         ClusterError: there is none within `patience` seconds.
     """
-    command = ["kubectl", *cluster.flags, "port-forward", "--address", "127.0.0.1", f"svc/{SERVICE}", ":80"]
+    if not (ready := ready_pods(cluster)):
+        raise ClusterError(f"no pod of {SERVICE} is ready")
+    pod = f"pod/{random.choice(ready)}"  # noqa: S311 - nobody gains by guessing it
+    command = ["kubectl", *cluster.flags, "port-forward", "--address", "127.0.0.1", pod, ":http"]
     # It says something for each connection, and would wait for whoever does not read a pipe.
     with (
         tempfile.TemporaryFile() as said,
@@ -87,6 +109,18 @@ def tunnel(cluster: Cluster, patience: float) -> Iterator[str]:
             yield f"http://127.0.0.1:{_port(process, said.fileno(), patience)}"
         finally:
             process.kill()
+
+
+def ready_pods(cluster: Cluster) -> list[str]:
+    """The pods of the service that serve, and are not about to end."""
+    selector = f"app.kubernetes.io/name={SERVICE},app.kubernetes.io/component=api"
+    pods = (cluster.get("pods", "--selector", selector) or {}).get("items", [])
+    return [pod["metadata"]["name"] for pod in pods if _is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any((one["type"], one["status"]) == ("Ready", "True") for one in conditions)
 
 
 def _port(process: "subprocess.Popen[bytes]", said: int, patience: float) -> str:

@@ -419,14 +419,26 @@ def test_smoke_says_what_it_saw_last(path: str, fault: tuple[int, object], seen:
     assert f"1.2.3 does not serve. Seen last: {seen}" in str(error.value)
 
 
+def pod(name: str, ready: str = "True", *, ends: bool = False) -> dict[str, object]:
+    """A pod of the service, as kubectl lists it."""
+    condition = {"type": "Ready", "status": ready}
+    metadata = {"name": name} | ({"deletionTimestamp": "2026-11-26T12:00:00Z"} if ends else {})
+    conditions = [condition]
+    return {"metadata": metadata, "status": {"conditions": conditions}}
+
+
 @pytest.mark.usefixtures("hasty")
 def test_smoke_goes_through_a_tunnel_where_nothing_is_exposed(kubectl: Program) -> None:
     with service(lambda _: (200, {"version": "1.2.3", "image": "0123456789ab"})) as url:
         kubectl.answer("port-forward", f"Forwarding from {url.removeprefix('http://').rstrip('/')} -> 8000\n")
+        kubectl.answer("get pods", {"items": [pod("old"), pod("new"), pod("starts", "False"), pod("ends", ends=True)]})
         assert deploy.main(["smoke", "staging"]) == 0
 
-    tunnel = f"--context stage --namespace staging port-forward --address 127.0.0.1 svc/{overlay.SERVICE} :80"
-    assert [said for said in kubectl.heard if "port-forward" in said] == [tunnel] * smoke.LOOKS
+    tunnel = "--context stage --namespace staging port-forward --address 127.0.0.1 pod/{} :http"
+    tunnels = [said for said in kubectl.heard if "port-forward" in said]
+    assert len(tunnels) == smoke.LOOKS
+    # Each by chance: all of them to one of two happens once in half a million times.
+    assert set(tunnels) == {tunnel.format("old"), tunnel.format("new")}
 
 
 def test_a_tunnel_lasts_as_long_as_it_is_needed_however_much_it_says(
@@ -440,6 +452,7 @@ def test_a_tunnel_lasts_as_long_as_it_is_needed_however_much_it_says(
     kubectl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
+    monkeypatch.setattr(smoke, "ready_pods", lambda _: ["one"])
     with smoke.tunnel(Cluster("stage", "staging"), patience=1) as address:
         assert address == "http://127.0.0.1:4321"
         wait_for((tmp_path / "said").exists, "nobody reads what it says")
@@ -448,11 +461,15 @@ def test_a_tunnel_lasts_as_long_as_it_is_needed_however_much_it_says(
 def test_smoke_without_a_tunnel_says_why(
     kubectl: Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.answer("port-forward", "error: services not found", code=1)
     monkeypatch.setenv("TIMEOUT", "0")
-
+    kubectl.answer("get pods", {"items": [pod("starts", "False")]})
     assert deploy.main(["smoke", "staging"]) == 1
-    assert "Seen last: error: services not found" in capsys.readouterr().err
+    assert f"Seen last: no pod of {overlay.SERVICE} is ready" in capsys.readouterr().err
+
+    kubectl.answer("get pods", {"items": [pod("one")]})
+    kubectl.answer("port-forward", "error: unable to forward", code=1)
+    assert deploy.main(["smoke", "staging"]) == 1
+    assert "Seen last: error: unable to forward" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
