@@ -33,18 +33,18 @@ SPELLED = {True: "yes", False: "no"}
 HEAD = """\
 # Options
 
-What is asked, in this order. Each default works. Answers that cannot work are refused together, each with its rule and
-an example that passes, and nothing is left on disk. Change an answer later by `cruft update -y --variables-to-update`:
+The prompts, in this order. Each default works. Invalid answers are refused together, each with its rule and an example that
+passes, and nothing is left on disk. Change an answer later with `cruft update -y --variables-to-update`:
 [upgrading](upgrading.md#change-an-answer).
 
-`make options` writes this page from the prompts, the names of files and the prune table in `hooks/post_gen_project.py`.
+`make options` writes this page from the prompts, the file names and the prune table in `hooks/post_gen_project.py`.
 """
 
 CHOICES = """\
 ## What each choice adds
 
-Beside what every service has. Text within shared files differs as well. All other answers, such as names, addresses
-and objectives, are only written into files.
+In addition to what every service has. The text of shared files differs too. All other answers, such as names, addresses
+and objectives, only change the contents of files.
 """
 
 
