@@ -62,6 +62,9 @@ def _fastapi(settings: Settings) -> FastAPI:
         "lifespan": lifespan,
         "redoc_url": None,
         "responses": errors.ANYWHERE,
+        # Redirects to the path with or without its slash name scheme and host as the request has them: behind a gateway
+        # they would send the body once more, in clear text, to whatever host the client wrote.
+        "redirect_slashes": False,
         # One source of truth: `core/telemetry.py` sees more than FastAPI's own instrumentation, and once.
         "telemetry": {"tracing": False, "metrics": False, "logs": False},
     }

@@ -278,7 +278,7 @@ TARGETS = [
         case(f"path {path!r}", get(b"/docs/static/" + path), 404)
         for path in (b"../../app/main.py", b"%2e%2e/%2e%2e/pyproject.toml", b"..%2f..%2f", b"%00", b"%5c..", b"a/" * 99)
     ),
-    case("a path that is split in two lines", get(ITEMS + b"/%0d%0aX-Evil:1/"), 307),
+    case("a path that is split in two lines", get(ITEMS + b"/%0d%0aX-Evil:1/"), 404),
     *(case(f"target {target!r}", get(target), 400) for target in (b"x", b"/a b", b"/\xff", b"/\x7f", b"http://[::1/")),
     case("every resource", request(b"OPTIONS", b"*"), 404),
 ]
@@ -633,7 +633,7 @@ def test_only_what_a_trusted_proxy_says_of_a_client_counts(tmp_path: Path, allow
             for answer in ask(
                 service,
                 get(
-                    ITEMS + b"/",
+                    ITEMS,
                     b"X-Forwarded-Proto: https",
                     f"X-Forwarded-For: {claim}".encode(),
                     f"X-Correlation-ID: {name}".encode(),
@@ -642,9 +642,7 @@ def test_only_what_a_trusted_proxy_says_of_a_client_counts(tmp_path: Path, allow
         ]
 
     clients = {line["correlation_id"]: line["client"] for line in log if line["event"] == "request"}
-    scheme = "https" if trusted else "http"
     assert clients == dict.fromkeys(claims, "203.0.113.7" if trusted else "127.0.0.1")
-    assert {answer.headers["Location"] for answer in answers} == {f"{scheme}://test/api/v1/items"}
     assert {answer.headers["Strict-Transport-Security"] is not None for answer in answers} == {trusted}
 
 

@@ -193,6 +193,18 @@ async def test_an_unknown_item_is_a_404_problem(client: httpx.AsyncClient, metho
     assert response.json()["detail"] == "No item has this id."
 
 
+@pytest.mark.parametrize("path", [f"{ITEMS}/", f"{ITEMS}/1/", "/health/live/", "/docs/"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_slash_too_many_is_a_404_that_sends_nobody_elsewhere(
+    client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    response = await client.request(method, path, headers={"Host": "evil.example"})
+
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
+    assert "location" not in response.headers
+    assert "evil" not in response.text
+
+
 async def test_an_id_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.get(f"{ITEMS}/1")
 
