@@ -15,6 +15,7 @@ from app.core.config import Settings
 from app.core.errors import ANYWHERE
 from app.core.telemetry import Telemetry
 from app.main import create_app
+from app.storage import Item, ItemData
 from tests.support import client_of
 
 ITEMS = "/api/v1/items"
@@ -260,7 +261,7 @@ async def test_a_write_that_names_an_old_version_is_refused_and_changes_nothing(
     assert current.status_code == 200
 
     body = {"name": "Mine"} if method == "PUT" else None
-    for tag in (seen, "2", '"0"', '"abc"', '"' + "9" * 30 + '"'):
+    for tag in (seen, "2", '"0"', '"abc"', f"W/{current.headers['etag']}", f'"{"9" * 30}"'):
         response = await client.request(method, url, json=body, headers={"If-Match": tag})
         assert response.status_code == 412
 
@@ -269,12 +270,62 @@ async def test_a_write_that_names_an_old_version_is_refused_and_changes_nothing(
     assert ok.is_success
 
 
-async def test_if_match_with_several_tags_is_refused(client: httpx.AsyncClient) -> None:
-    url = (await create(client)).headers["location"]
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+@pytest.mark.parametrize(
+    ("tags", "holds"), [('"99"', False), ('"99", {tag}', True), ('"9,9", {tag}', True), ("W/{tag}", False), ("*", True)]
+)
+async def test_if_match_names_any_number_of_tags_for_every_method(
+    client: httpx.AsyncClient, method: str, tags: str, holds: bool
+) -> None:
+    created = await create(client)
 
-    response = await client.put(url, json={"name": "New"}, headers={"If-Match": '"1", "2"'})
+    body = {"name": "New"} if method == "PUT" else None
+    header = {"If-Match": tags.format(tag=created.headers["etag"])}
+    response = await client.request(method, created.headers["location"], json=body, headers=header)
 
-    assert (response.status_code, response.json()["detail"]) == (400, "If-Match takes one entity tag here")
+    assert (response.status_code == 412, response.is_success) == (not holds, holds)
+
+
+async def test_a_list_has_no_tag_that_if_match_could_name(client: httpx.AsyncClient) -> None:
+    tag = (await client.get(ITEMS)).headers["etag"]
+
+    statuses = [(await client.get(ITEMS, headers={"If-Match": tags})).status_code for tags in ("*", tag, tag[2:])]
+
+    assert statuses == [200, 412, 412]
+
+
+@pytest.mark.parametrize("field", ["If-Match", "If-None-Match"])
+@pytest.mark.parametrize(("kind", "status"), [("application/json", 422), ("text/plain", 415)])
+async def test_a_bad_body_is_told_before_a_precondition_that_fails(
+    client: httpx.AsyncClient, field: str, kind: str, status: int
+) -> None:
+    created = await create(client)
+    tag = created.headers["etag"] if field == "If-None-Match" else '"99"'
+
+    headers = {field: tag, "Content-Type": kind}
+    response = await client.put(created.headers["location"], content=b'{"name": 7}', headers=headers)
+
+    assert response.status_code == status
+
+
+async def test_a_change_behind_a_precondition_that_held_is_not_overwritten(
+    app: Telemetry, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = app.fastapi.state.items
+    created = await create(client)
+    url, get = created.headers["location"], items.get
+
+    async def get_late(item_id: UUID) -> Item:
+        item: Item = await get(item_id)
+        await items.replace(item_id, ItemData("Somebody else's"))
+        return item
+
+    monkeypatch.setattr(items, "get", get_late)
+    response = await client.put(url, json={"name": "Mine"}, headers={"If-Match": created.headers["etag"]})
+    monkeypatch.undo()
+
+    assert (response.status_code, response.json()["detail"]) == (412, "The item was replaced meanwhile.")
+    assert (await client.get(url)).json()["name"] == "Somebody else's"
 
 
 @pytest.mark.parametrize("path", ["/", ITEMS, "/health/live"])
