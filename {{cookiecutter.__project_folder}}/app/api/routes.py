@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 from uuid import UUID
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response, status
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, TypeAdapter
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticKnownError, to_json
 
@@ -147,9 +147,22 @@ def _valid_cursor(cursor: str) -> str:
     return cursor
 
 
+def _revision(representation: type) -> str:
+    """What entity tags have of the form of a representation: after any change of its schema, clients get it anew."""
+    schema = TypeAdapter(representation).json_schema(mode="serialization")
+    return blake2b(to_json(schema), digest_size=4).hexdigest()
+
+
+_ITEM_REVISION = _revision(ItemOut)
+_PAGE_REVISION = _revision(ItemPage)
+
+
 def etag(item: Item) -> str:
-    """The entity tag of an item: its version, since ids are never used again."""
-    return f'"{item.version}"'
+    """The entity tag of an item: its version, since ids are never used again, and the revision of its representation.
+
+    What changes how stored items are shown, but not the schema, has to raise their versions.
+    """
+    return f'"{item.version}-{_ITEM_REVISION}"'
 
 
 def document(body: ItemOut | ItemPage, headers: dict[str, str], status_code: int = status.HTTP_200_OK) -> Response:
@@ -233,7 +246,7 @@ async def list_items(
     found = await items_of(request).page(limit=limit + 1, after=decode_cursor(cursor) if cursor else None)
     items = found[:limit]
     state = b"".join(item.id.bytes + item.version.to_bytes(4, "big") for item in found)
-    tag = f'W/"{blake2b(state, digest_size=12).hexdigest()}"'
+    tag = f'W/"{blake2b(state, digest_size=12).hexdigest()}-{_PAGE_REVISION}"'
     if answer := not_modified(request, tag):
         return answer
     last = Position(items[-1].created_at, items[-1].id) if len(found) > limit else None

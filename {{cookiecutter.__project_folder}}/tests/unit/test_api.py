@@ -1,6 +1,7 @@
 """`/api/v1/items`, as a client sees it."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import fields, make_dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,7 +11,8 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 
-from app.api import register
+from app.api import register, routes
+from app.api.routes import ItemOut, ItemPage
 from app.core.config import Settings
 from app.core.errors import ANYWHERE
 from app.core.telemetry import Telemetry
@@ -326,6 +328,32 @@ async def test_a_change_behind_a_precondition_that_held_is_not_overwritten(
 
     assert (response.status_code, response.json()["detail"]) == (412, "The item was replaced meanwhile.")
     assert (await client.get(url)).json()["name"] == "Somebody else's"
+
+
+@pytest.mark.parametrize("shown", [ItemOut, ItemPage])
+def test_a_representation_has_another_revision_after_each_change_of_its_fields(shown: type[Any]) -> None:
+    names = [(field.name, field.type) for field in fields(shown)]
+
+    def revision(*changed: tuple[str, Any]) -> str:
+        return routes._revision(make_dataclass(shown.__name__, changed, namespace={"__doc__": shown.__doc__}))
+
+    same = revision(*names)
+    assert same == routes._revision(shown)
+    assert same not in {revision(*names[1:]), revision(*names, ("more", str)), revision((names[0][0], int), *names[1:])}
+
+
+async def test_entity_tags_have_the_revision_of_what_is_shown(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = (await create(client)).headers["location"]
+    known = {path: {"If-None-Match": (await client.get(path)).headers["etag"]} for path in (url, ITEMS)}
+
+    for name in ("_ITEM_REVISION", "_PAGE_REVISION"):
+        monkeypatch.setattr(routes, name, "another")
+
+    assert [(await client.get(path, headers=header)).status_code for path, header in known.items()] == [200, 200]
+    header = {"If-Match": known[url]["If-None-Match"]}
+    assert (await client.put(url, json={"name": "New"}, headers=header)).status_code == 412
 
 
 @pytest.mark.parametrize("path", ["/", ITEMS, "/health/live"])
