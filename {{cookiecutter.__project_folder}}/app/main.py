@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
@@ -70,7 +71,12 @@ def _fastapi(settings: Settings) -> FastAPI:
     }
     if settings.docs_enabled:
         # FastAPI's own page loads its scripts from a CDN, which a service behind a firewall does not reach.
-        return FastAPIOffline(static_url="/docs/static", **arguments)
+        fastapi = FastAPIOffline(static_url="/docs/static", **arguments)
+        # What answers GET answers HEAD (RFC 9110, section 9.1).
+        for page in fastapi.routes:
+            if isinstance(page, APIRoute):
+                page.methods = {"GET", "HEAD"}
+        return fastapi
     return FastAPI(docs_url=None, openapi_url=None, **arguments)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -126,7 +127,8 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     # It has a cause where it is FastAPI's, of a body that cannot be read.
     if status == HTTPStatus.BAD_REQUEST and error.__cause__ is not None and _is_encoded(request):
         return _unsupported_encoding(request)
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+    # What a mount refuses it knows best: from within it, the path leads to other routes.
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and "app_root_path" not in request.scope:
         headers["Allow"] = _allowed_methods(request)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         # The rest of the body is not worth reading.
@@ -139,9 +141,9 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 def _allowed_methods(request: Request) -> str:
     """Every method of the path (RFC 9110, section 15.5.6); Starlette tells those of the first route it finds."""
     allowed: set[str] = set()
-    for route in request.app.routes:
+    for route in iter_route_contexts(request.app.routes):
         if route.matches(request.scope)[0] is not Match.NONE:
-            allowed |= getattr(route, "methods", None) or set()
+            allowed |= route.methods or set()
     return ", ".join(sorted(allowed))
 
 

@@ -356,7 +356,10 @@ async def test_entity_tags_have_the_revision_of_what_is_shown(
     assert (await client.put(url, json={"name": "New"}, headers=header)).status_code == 412
 
 
-@pytest.mark.parametrize("path", ["/", ITEMS, "/health/live"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", ITEMS, "/health/live", "/docs", "/docs/oauth2-redirect", "/docs/static/swagger-ui.css", "/openapi.json"],
+)
 async def test_head_is_answered_wherever_get_is(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.head(path)).status_code == 200
 

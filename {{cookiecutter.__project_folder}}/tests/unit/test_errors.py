@@ -2,7 +2,8 @@
 
 import httpx
 import pytest
-from fastapi import HTTPException
+from fastapi import APIRouter, HTTPException, Request
+from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from app.core.errors import _invalid_field
@@ -90,8 +91,34 @@ async def test_an_error_whose_status_allows_no_body_has_none(app: Telemetry, cli
     assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", '"1"')
 
 
-async def test_a_405_tells_what_is_allowed(client: httpx.AsyncClient) -> None:
-    assert (await client.patch("/api/v1/items")).headers["allow"]
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/api/v1/items", {"GET", "HEAD", "POST"}),
+        ("/docs", {"GET", "HEAD"}),
+        ("/docs/static/", {"GET", "HEAD"}),
+        ("/docs/static/swagger-ui.css", {"GET", "HEAD"}),
+        ("/included/", {"GET", "PUT"}),
+        ("/mounted/route", {"GET", "HEAD"}),
+        ("/mounted/", {"DELETE"}),
+    ],
+)
+async def test_a_405_tells_what_is_allowed(
+    app: Telemetry, client: httpx.AsyncClient, path: str, allowed: set[str]
+) -> None:
+    async def endpoint(request: Request) -> None:
+        raise HTTPException(500)
+
+    included = APIRouter(prefix="/included")
+    included.get("/")(endpoint)
+    included.put("/")(endpoint)
+    app.fastapi.include_router(included)
+    mounted = [Route("/route", endpoint), Route("/", endpoint, methods=["DELETE"])]
+    app.fastapi.router.routes.append(Mount("/mounted", routes=mounted))
+
+    response = await client.patch(path)
+
+    assert (response.status_code, set(response.headers["allow"].split(", "))) == (405, allowed)
 
 
 async def test_what_was_sent_is_not_repeated(client: httpx.AsyncClient) -> None:
