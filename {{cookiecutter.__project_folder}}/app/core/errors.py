@@ -20,6 +20,15 @@ MEDIA_TYPE = "application/problem+json"
 # nginx's status for a client that left before it had one: seen in telemetry, never sent.
 CLIENT_CLOSED_REQUEST = 499
 
+_PYTHONS_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+# Those of RFC 9110, section 15.5: Python has them since 3.13.
+_PHRASES = _PYTHONS_PHRASES | {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
+
 
 class InvalidField(BaseModel):
     """One thing wrong with a request: a place in its body, or a parameter of its path, query or headers."""
@@ -68,14 +77,14 @@ def problem(
 
 def title(status: int) -> str:
     """The phrase of a status, also of one that no RFC knows."""
-    return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
+    return _PHRASES.get(status, "Error")
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How OpenAPI shows these error statuses of a route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     described: dict[int | str, dict[str, Any]] = {
-        status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses
+        status: {"description": title(status), "content": content} for status in statuses
     }
     if unavailable := described.get(HTTPStatus.SERVICE_UNAVAILABLE):
         unavailable["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
@@ -133,8 +142,8 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         # The rest of the body is not worth reading.
         headers["Connection"] = "close"
-    # Starlette fills an absent detail with the title, which would say the same thing twice.
-    detail = None if error.detail == title(status) else error.detail
+    # Starlette fills an absent detail with Python's phrase, which would say the same thing twice.
+    detail = None if error.detail == _PYTHONS_PHRASES.get(status) else error.detail
     return problem(request.url.path, status, detail, headers=headers)
 
 

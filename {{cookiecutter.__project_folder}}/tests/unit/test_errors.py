@@ -81,6 +81,36 @@ async def test_an_endpoint_may_raise_any_status_with_any_detail(
     assert (response.json()["title"], response.json()["detail"]) == (title, detail)
 
 
+PHRASES = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+    503: "Service Unavailable",
+}
+
+
+@pytest.mark.parametrize(("status", "phrase"), PHRASES.items())
+async def test_the_title_is_the_phrase_of_rfc_9110_whatever_python_calls_it(
+    app: Telemetry, client: httpx.AsyncClient, status: int, phrase: str
+) -> None:
+    @app.fastapi.get("/raise")
+    async def refuse() -> None:
+        raise HTTPException(status)
+
+    problem = (await client.get("/raise")).json()
+
+    assert problem["title"] == phrase
+    assert "detail" not in problem
+
+
+def test_openapi_describes_errors_by_the_phrases_of_rfc_9110(app: Telemetry) -> None:
+    described = app.fastapi.openapi()["paths"]["/api/v1/items"]["get"]["responses"]
+
+    found = {int(status): response["description"] for status, response in described.items()}
+    assert found.items() >= {status: phrase for status, phrase in PHRASES.items() if status != 416}.items()
+
+
 async def test_an_error_whose_status_allows_no_body_has_none(app: Telemetry, client: httpx.AsyncClient) -> None:
     @app.fastapi.get("/raise")
     async def refuse() -> None:
