@@ -174,6 +174,11 @@ def pipeline(zoo: Observed, kind: Kind, raw: bytes) -> Answer:
         return read_answer(ours)
 
 
+def with_garbage(zoo: Observed, kind: Kind, raw: bytes) -> Answer:
+    """Send what is no HTTP in the same packet."""
+    return zoo.ask(raw.replace(b"Connection: close\r\n", b"") + b"no HTTP\r\n\r\n")
+
+
 def websocket(talk: Callable[[Observed, ClientConnection], None]) -> Client:
     """Shake hands, and talk."""
 
@@ -287,6 +292,15 @@ KINDS = [
         answer=b'{"detail":"Not Found"}',
     ),
     Kind("two requests in one packet", "GET /fresh", "/fresh", client=pipeline, answer=b'"ok"', times=2),
+    Kind(
+        "request with garbage behind it",
+        "GET /plain",
+        "/plain",
+        client=with_garbage,
+        answer=b'"ok"',
+        besides=("request refused",),
+        gets=(("Connection", "close"),),
+    ),
     Kind("answer of a middleware", "GET /door/closed", UNMATCHED, 401, answer=b""),
     Kind("HTTPException", "GET /teapot", "/teapot", 418),
     Kind("HTTPException of the service's own fault", "GET /busy", "/busy", 503),
