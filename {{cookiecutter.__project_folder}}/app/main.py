@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from app import api
 from app.api import health, index, routes
-from app.core import errors, saturation
+from app.core import errors, saturation, security
 from app.core.config import FACTS, Settings, connect_storage, load_settings
 from app.core.lifecycle import Readiness
 from app.core.limits import Limits
@@ -71,7 +71,8 @@ def _fastapi(settings: Settings) -> FastAPI:
     }
     if settings.docs_enabled:
         # FastAPI's own page loads its scripts from a CDN, which a service behind a firewall does not reach.
-        fastapi = FastAPIOffline(static_url="/docs/static", **arguments)
+        path = security.DOCUMENTATION_PATH
+        fastapi = FastAPIOffline(docs_url=path, static_url=f"{path}/static", **arguments)
         # What answers GET answers HEAD (RFC 9110, section 9.1).
         for page in fastapi.routes:
             if isinstance(page, APIRoute):
