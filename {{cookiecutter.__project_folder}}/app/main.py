@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
 from app import api
 from app.api import health, index, routes
-from app.core import errors, saturation
+from app.core import errors, saturation, security
 from app.core.config import FACTS, Settings, connect_storage, load_settings
 from app.core.lifecycle import Readiness
 from app.core.limits import Limits
@@ -62,12 +63,21 @@ def _fastapi(settings: Settings) -> FastAPI:
         "lifespan": lifespan,
         "redoc_url": None,
         "responses": errors.ANYWHERE,
+        # Redirects to the path with or without its slash name scheme and host as the request has them: behind a gateway
+        # they would send the body once more, in clear text, to whatever host the client wrote.
+        "redirect_slashes": False,
         # One source of truth: `core/telemetry.py` sees more than FastAPI's own instrumentation, and once.
         "telemetry": {"tracing": False, "metrics": False, "logs": False},
     }
     if settings.docs_enabled:
         # FastAPI's own page loads its scripts from a CDN, which a service behind a firewall does not reach.
-        return FastAPIOffline(static_url="/docs/static", **arguments)
+        path = security.DOCUMENTATION_PATH
+        fastapi = FastAPIOffline(docs_url=path, static_url=f"{path}/static", **arguments)
+        # What answers GET answers HEAD (RFC 9110, section 9.1).
+        for page in fastapi.routes:
+            if isinstance(page, APIRoute):
+                page.methods = {"GET", "HEAD"}
+        return fastapi
     return FastAPI(docs_url=None, openapi_url=None, **arguments)
 
 

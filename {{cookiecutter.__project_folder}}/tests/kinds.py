@@ -174,6 +174,11 @@ def pipeline(zoo: Observed, kind: Kind, raw: bytes) -> Answer:
         return read_answer(ours)
 
 
+def with_garbage(zoo: Observed, kind: Kind, raw: bytes) -> Answer:
+    """Send what is no HTTP in the same packet."""
+    return zoo.ask(raw.replace(b"Connection: close\r\n", b"") + b"no HTTP\r\n\r\n")
+
+
 def websocket(talk: Callable[[Observed, ClientConnection], None]) -> Client:
     """Shake hands, and talk."""
 
@@ -253,10 +258,10 @@ KINDS = [
     Kind("static file", "GET /static/service.toml", "/static/{path}"),
     Kind("static file that is not there", "GET /static/a", "/static/{path}", 404),
     Kind("mounted ASGI function", "GET /raw/a/b", "/raw/{path}", answer=b"raw"),
-    Kind("redirect to a route", "GET /word/a/?b=c", "/word/{word}", 307, gets=(("Location", "http://zoo/word/a?b=c"),)),
-    Kind("redirect to a router's route", "GET /outer/inner/a/", "/outer/inner/{word}", 307),
-    Kind("redirect to a mount", "GET /raw", "/raw/{path}", 307),
+    Kind("redirect of a route", "GET /moved/a", "/moved/{word}", 307, gets=(("Location", "/word/a"),)),
     Kind("redirect within a mount", "GET /tenant/a/index", "/tenant/{tenant}/index/", 307),
+    Kind("slash that no route has", "GET /word/a/", UNMATCHED, 404),
+    Kind("mount without its slash", "GET /raw", UNMATCHED, 404),
     Kind("HEAD of a registered router", "HEAD /flat/a", "/flat/{word}", answer=b""),
     Kind("HEAD that no route takes", "HEAD /plain", "/plain", 405, answer=b"", gets=(("Allow", "GET"),)),
     Kind("OPTIONS that no route takes", "OPTIONS /plain", "/plain", 405),
@@ -287,6 +292,15 @@ KINDS = [
         answer=b'{"detail":"Not Found"}',
     ),
     Kind("two requests in one packet", "GET /fresh", "/fresh", client=pipeline, answer=b'"ok"', times=2),
+    Kind(
+        "request with garbage behind it",
+        "GET /plain",
+        "/plain",
+        client=with_garbage,
+        answer=b'"ok"',
+        besides=("request refused",),
+        gets=(("Connection", "close"),),
+    ),
     Kind("answer of a middleware", "GET /door/closed", UNMATCHED, 401, answer=b""),
     Kind("HTTPException", "GET /teapot", "/teapot", 418),
     Kind("HTTPException of the service's own fault", "GET /busy", "/busy", 503),

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, FastAPI, HTTPException, Request, WebSocket
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -98,6 +98,10 @@ async def word_of(word: str) -> str:
     return word
 
 
+async def moved(word: str) -> RedirectResponse:
+    return RedirectResponse(f"/word/{word}")
+
+
 async def fail() -> None:
     raise RuntimeError("boom")
 
@@ -157,6 +161,7 @@ def add_plain(app: FastAPI) -> None:
     app.get("/also/{word}")(word_of)
     app.get("/files/{word:path}")(word_of)
     app.add_route("/starlette/{word}", starlette_endpoint)
+    app.get("/moved/{word}")(moved)
 
     @app.post("/upload")
     async def upload(request: Request) -> int:

@@ -3,6 +3,9 @@
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from app.api import health as probes
+from app.api import routes
+from app.core import security
 from app.core.config import FACTS
 
 router = APIRouter(tags=["index"])
@@ -14,8 +17,8 @@ class Index(BaseModel):
     service: str
     version: str
     image: str | None
-    items: str = "/api/v1/items"
-    health: str = "/health/ready"
+    items: str = routes.PATH
+    health: str = f"{probes.router.prefix}/ready"
     documentation: str | None
 
 
@@ -27,5 +30,5 @@ async def index(request: Request) -> Index:
         service=FACTS.service.name,
         version=settings.service_version,
         image=settings.image_digest or None,
-        documentation="/docs" if settings.docs_enabled else None,
+        documentation=security.DOCUMENTATION_PATH if settings.docs_enabled else None,
     )

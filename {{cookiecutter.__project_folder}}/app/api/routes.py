@@ -14,11 +14,12 @@ from hashlib import blake2b
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response, status
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints
+from fastapi import APIRouter, HTTPException, Query, Request, Response, status
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, TypeAdapter
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticKnownError, to_json
 
+from app.api import preconditions
 from app.core.errors import responses
 from app.core.resilience import CircuitOpenError
 from app.storage import (
@@ -39,14 +40,12 @@ CACHE_CONTROL = "private, no-cache"
 # How the store's refusals look to a client.
 ERRORS: dict[type[Exception], tuple[int, str]] = {
     ItemNotFoundError: (404, "No item has this id."),
-    VersionConflictError: (412, "The item is not the one If-Match names: it was replaced meanwhile."),
+    VersionConflictError: (412, "The item was replaced meanwhile."),
     UnavailableError: (503, "The storage cannot serve now; try again."),
     CircuitOpenError: (503, "The storage cannot serve now; try again."),
 }
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not Modified"}}
-
-_VERSION = re.compile(r'"([1-9][0-9]{0,8})"')
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 
@@ -148,9 +147,22 @@ def _valid_cursor(cursor: str) -> str:
     return cursor
 
 
+def _revision(representation: type) -> str:
+    """What entity tags have of the form of a representation: after any change of its schema, clients get it anew."""
+    schema = TypeAdapter(representation).json_schema(mode="serialization")
+    return blake2b(to_json(schema), digest_size=4).hexdigest()
+
+
+_ITEM_REVISION = _revision(ItemOut)
+_PAGE_REVISION = _revision(ItemPage)
+
+
 def etag(item: Item) -> str:
-    """The entity tag of an item: its version, since ids are never used again."""
-    return f'"{item.version}"'
+    """The entity tag of an item: its version, since ids are never used again, and the revision of its representation.
+
+    What changes how stored items are shown, but not the schema, has to raise their versions.
+    """
+    return f'"{item.version}-{_ITEM_REVISION}"'
 
 
 def document(body: ItemOut | ItemPage, headers: dict[str, str], status_code: int = status.HTTP_200_OK) -> Response:
@@ -159,33 +171,26 @@ def document(body: ItemOut | ItemPage, headers: dict[str, str], status_code: int
 
 
 def not_modified(request: Request, tag: str) -> Response | None:
-    """The 304 for a client that has this tag already."""
-    if_none_match = request.headers.getlist("If-None-Match")
-    if if_none_match and _matches(if_none_match, tag):
+    """The 304 for a client that has this tag already.
+
+    Raises:
+        HTTPException: 412, it asks for another one.
+    """
+    if preconditions.is_known(request.headers, tag):
         return Response(status_code=304, headers={"ETag": tag, "Cache-Control": CACHE_CONTROL})
     return None
 
 
-def _matches(if_none_match: list[str], tag: str) -> bool:
-    """Whether the tag is among those named, by weak comparison (RFC 9110, section 13.1.2)."""
-    known = {one.strip().removeprefix("W/") for one in ",".join(if_none_match).split(",")}
-    return tag.removeprefix("W/") in known or "*" in known
-
-
-# A field may come in several lines (RFC 9110, section 5.3), but what is sent is never null.
-IfMatch = Annotated[list[str] | SkipJsonSchema[None], Header()]
-IfNoneMatch = Annotated[list[str] | SkipJsonSchema[None], Header()]
-
-
-# Reads take this header and the store from the request: as a parameter, a header costs 20 us, and a dependency 18 us.
+# Handlers take these headers and the store from the request: as a parameter, a header costs 20 us, a dependency 18 us.
 CONDITIONAL: dict[str, Any] = {
     "parameters": [
         {
-            "name": "if-none-match",
+            "name": field.lower(),
             "in": "header",
             "required": False,
-            "schema": {"type": "array", "items": {"type": "string"}, "title": "If-None-Match"},
+            "schema": {"type": "array", "items": {"type": "string"}, "title": field},
         }
+        for field in ("If-Match", "If-None-Match")
     ]
 }
 
@@ -196,28 +201,22 @@ def items_of(request: Request) -> Items:
     return items
 
 
-async def expected_version(
-    request: Request, item_id: UUID, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
-) -> int | None:
-    """The version that a change is for, as `If-Match` and `If-None-Match` demand; None where any will do.
+async def expected_version(request: Request, item_id: UUID) -> int | None:
+    """The version that a change is for, where it has preconditions, and they hold; None where any will do.
+
+    Handlers ask, not a dependency: what would be refused without preconditions is refused for that (RFC 9110, section
+    13.2.1).
 
     Raises:
-        HTTPException: 400 for more than one tag, 412 where the item has a tag that it must not have.
+        HTTPException: 412, they do not hold.
     """
-    expected = None
-    if if_match is not None and (given := ", ".join(if_match).strip()) != "*":
-        if "," in given:
-            raise HTTPException(400, "If-Match takes one entity tag here")
-        # A tag that this service never gave out matches nothing: versions start at 1.
-        tag = _VERSION.fullmatch(given)
-        expected = int(tag[1]) if tag else 0
-    if if_none_match is not None:
-        item = await items_of(request).get(item_id)
-        if _matches(if_none_match, etag(item)):
-            raise HTTPException(412, "The item has a tag that If-None-Match names.")
-        # What was compared is what will be changed.
-        expected = item.version if expected is None else expected
-    return expected
+    if not preconditions.name_tags(request.headers):
+        return None
+    item = await items_of(request).get(item_id)
+    if preconditions.is_known(request.headers, etag(item)):
+        raise HTTPException(412, "The item has a tag that If-None-Match names.")
+    # What was compared is what will be changed.
+    return item.version
 
 
 def _an_integer(value: object) -> object:
@@ -231,13 +230,12 @@ def _an_integer(value: object) -> object:
     return value
 
 
-ExpectedVersion = Annotated[int | None, Depends(expected_version)]
 Cursor = Annotated[
     str | SkipJsonSchema[None], AfterValidator(_valid_cursor), Query(description="The `next_cursor` of a page.")
 ]
 
 
-@router.get("", response_model=ItemPage, responses=NOT_MODIFIED, openapi_extra=CONDITIONAL)
+@router.get("", response_model=ItemPage, responses=responses(412) | NOT_MODIFIED, openapi_extra=CONDITIONAL)
 async def list_items(
     request: Request,
     limit: Annotated[int, BeforeValidator(_an_integer), Query(ge=1, le=100, description="At most so many items.")] = 20,
@@ -248,7 +246,7 @@ async def list_items(
     found = await items_of(request).page(limit=limit + 1, after=decode_cursor(cursor) if cursor else None)
     items = found[:limit]
     state = b"".join(item.id.bytes + item.version.to_bytes(4, "big") for item in found)
-    tag = f'W/"{blake2b(state, digest_size=12).hexdigest()}"'
+    tag = f'W/"{blake2b(state, digest_size=12).hexdigest()}-{_PAGE_REVISION}"'
     if answer := not_modified(request, tag):
         return answer
     last = Position(items[-1].created_at, items[-1].id) if len(found) > limit else None
@@ -263,7 +261,9 @@ async def create_item(request: Request, body: ItemIn) -> Response:
     return document(ItemOut.of(item), {"ETag": etag(item), "Location": f"{PATH}/{item.id}"}, status.HTTP_201_CREATED)
 
 
-@router.get("/{item_id}", response_model=ItemOut, responses=responses(404) | NOT_MODIFIED, openapi_extra=CONDITIONAL)
+@router.get(
+    "/{item_id}", response_model=ItemOut, responses=responses(404, 412) | NOT_MODIFIED, openapi_extra=CONDITIONAL
+)
 async def read_item(request: Request, item_id: UUID) -> Response:
     """Read an item."""
     item = await items_of(request).get(item_id)
@@ -273,14 +273,21 @@ async def read_item(request: Request, item_id: UUID) -> Response:
     return document(ItemOut.of(item), {"ETag": tag, "Cache-Control": CACHE_CONTROL})
 
 
-@router.put("/{item_id}", response_model=ItemOut, responses=responses(404, 412) | WITH_BODY)
-async def replace_item(request: Request, item_id: UUID, body: ItemIn, version: ExpectedVersion) -> Response:
+@router.put("/{item_id}", response_model=ItemOut, responses=responses(404, 412) | WITH_BODY, openapi_extra=CONDITIONAL)
+async def replace_item(request: Request, item_id: UUID, body: ItemIn) -> Response:
     """Replace everything a client may say of an item; what is left out becomes null."""
+    version = await expected_version(request, item_id)
     item = await items_of(request).replace(item_id, body.data(), version=version)
     return document(ItemOut.of(item), {"ETag": etag(item)})
 
 
-@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=responses(400, 404, 412))
-async def delete_item(request: Request, item_id: UUID, version: ExpectedVersion) -> None:
+@router.delete(
+    "/{item_id}",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=responses(404, 412),
+    openapi_extra=CONDITIONAL,
+)
+async def delete_item(request: Request, item_id: UUID) -> None:
     """Delete an item."""
+    version = await expected_version(request, item_id)
     await items_of(request).delete(item_id, version=version)

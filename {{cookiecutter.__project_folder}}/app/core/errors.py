@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -18,6 +19,15 @@ MEDIA_TYPE = "application/problem+json"
 
 # nginx's status for a client that left before it had one: seen in telemetry, never sent.
 CLIENT_CLOSED_REQUEST = 499
+
+_PYTHONS_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+# Those of RFC 9110, section 15.5: Python has them since 3.13.
+_PHRASES = _PYTHONS_PHRASES | {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 
 
 class InvalidField(BaseModel):
@@ -67,14 +77,14 @@ def problem(
 
 def title(status: int) -> str:
     """The phrase of a status, also of one that no RFC knows."""
-    return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
+    return _PHRASES.get(status, "Error")
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """How OpenAPI shows these error statuses of a route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     described: dict[int | str, dict[str, Any]] = {
-        status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses
+        status: {"description": title(status), "content": content} for status in statuses
     }
     if unavailable := described.get(HTTPStatus.SERVICE_UNAVAILABLE):
         unavailable["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
@@ -126,22 +136,23 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     # It has a cause where it is FastAPI's, of a body that cannot be read.
     if status == HTTPStatus.BAD_REQUEST and error.__cause__ is not None and _is_encoded(request):
         return _unsupported_encoding(request)
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+    # What a mount refuses it knows best: from within it, the path leads to other routes.
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and "app_root_path" not in request.scope:
         headers["Allow"] = _allowed_methods(request)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         # The rest of the body is not worth reading.
         headers["Connection"] = "close"
-    # Starlette fills an absent detail with the title, which would say the same thing twice.
-    detail = None if error.detail == title(status) else error.detail
+    # Starlette fills an absent detail with Python's phrase, which would say the same thing twice.
+    detail = None if error.detail == _PYTHONS_PHRASES.get(status) else error.detail
     return problem(request.url.path, status, detail, headers=headers)
 
 
 def _allowed_methods(request: Request) -> str:
     """Every method of the path (RFC 9110, section 15.5.6); Starlette tells those of the first route it finds."""
     allowed: set[str] = set()
-    for route in request.app.routes:
+    for route in iter_route_contexts(request.app.routes):
         if route.matches(request.scope)[0] is not Match.NONE:
-            allowed |= getattr(route, "methods", None) or set()
+            allowed |= route.methods or set()
     return ", ".join(sorted(allowed))
 
 

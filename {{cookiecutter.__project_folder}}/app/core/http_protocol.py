@@ -63,6 +63,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._impatience: asyncio.TimerHandle | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
+        self._has_refused = False
         self.is_lost = False
         self._declines_upgrade = False
 
@@ -84,6 +85,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, and refuse a head or trailers that are too long; httptools would collect without end."""
+        if self._has_refused:
+            # Read nevertheless: what is unread when the connection closes takes the answer with it.
+            return
         steps = self._steps
         try:
             self.parser.feed_data(data)
@@ -235,13 +239,9 @@ class BoundedHttp(HttpToolsProtocol):
             self._next_look = None
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer what cannot become a request, and close the connection."""
-        before = self._running
-        if before and not before.response_complete and (before.response_started or not before.more_body):
-            # What is written now would be read as a part of that response, or as all of it: the request before this one
-            # has arrived, and is answered first (RFC 9112, section 9.3.2).
-            self.transport.close()
-            return
+        """Answer what cannot become a request, unless a response before it is to come, and close the connection."""
+        self._has_refused = True
+        self._be_patient()
         identity = correlation.new()
         token = correlation.correlation_id.set(identity)
         try:
@@ -249,10 +249,24 @@ class BoundedHttp(HttpToolsProtocol):
             response = errors.problem(None, status, detail, headers={"Connection": "close"})
         finally:
             correlation.correlation_id.reset(token)
-        fields = [*self.server_state.default_headers, *response.raw_headers, correlation.field(identity)]
-        head = b"".join(b"%b: %b\r\n" % field for field in fields)
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, bytes(response.body)))
-        self.transport.close()
+        before = None if self._running is None or self._running.response_complete else self._running
+        # What is written before that one is complete would be read as a part of it, or as all of it.
+        if before and before.response_started:
+            self.transport.close()
+        elif before and not before.more_body:
+            self._end_with_what_arrived(before)
+        else:
+            fields = [*self.server_state.default_headers, *response.raw_headers, correlation.field(identity)]
+            head = b"".join(b"%b: %b\r\n" % field for field in fields)
+            self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, bytes(response.body)))
+            self.transport.close()
+
+    def _end_with_what_arrived(self, running: RequestResponseCycle) -> None:
+        """Let the connection end with the response to the last request that is whole (RFC 9112, section 9.3.2)."""
+        if self.pipeline and self.pipeline[0][0].more_body:
+            self.pipeline.popleft()
+        last = self.pipeline[0][0] if self.pipeline else running
+        last.keep_alive = False
 
 
 def is_handshake(method: bytes, version: str, target: bytes, fields: Sequence[tuple[bytes, bytes]]) -> bool:

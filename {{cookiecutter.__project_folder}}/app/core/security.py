@@ -7,6 +7,8 @@ from starlette.types import Scope
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
+DOCUMENTATION_PATH = "/docs"
+
 # Each field costs 2 us, so X-Frame-Options is not among them: `frame-ancestors` has replaced it (CSP level 2).
 _SNIFF_NOTHING = (b"x-content-type-options", b"nosniff")
 _API: RawHeaders = (
@@ -27,6 +29,6 @@ _HTTPS: RawHeaders = ((b"strict-transport-security", b"max-age=31536000"),)
 
 def headers(scope: Scope) -> RawHeaders:
     """The headers that the response to this request gets."""
-    path = scope["path"]
-    chosen = _DOCUMENTATION if path == "/docs" or path.startswith("/docs/") else _API
+    is_documentation = f"{scope['path']}/".startswith(f"{DOCUMENTATION_PATH}/")
+    chosen = _DOCUMENTATION if is_documentation else _API
     return chosen + _HTTPS if scope["scheme"] == "https" else chosen

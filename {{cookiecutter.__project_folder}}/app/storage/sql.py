@@ -72,6 +72,7 @@ items = Table(
     Column("description", Text),
     # Hundredths: exact in every database, SQLite included, which has no decimals.
     Column("price_hundredths", BigInteger),
+    # Entity tags are made of it: a migration that changes what is shown of items raises it.
     Column("version", Integer, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),

@@ -1,6 +1,7 @@
 """`/api/v1/items`, as a client sees it."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import fields, make_dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,11 +11,13 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 
-from app.api import register
+from app.api import register, routes
+from app.api.routes import ItemOut, ItemPage
 from app.core.config import Settings
 from app.core.errors import ANYWHERE
 from app.core.telemetry import Telemetry
 from app.main import create_app
+from app.storage import Item, ItemData
 from tests.support import client_of
 
 ITEMS = "/api/v1/items"
@@ -193,6 +196,18 @@ async def test_an_unknown_item_is_a_404_problem(client: httpx.AsyncClient, metho
     assert response.json()["detail"] == "No item has this id."
 
 
+@pytest.mark.parametrize("path", [f"{ITEMS}/", f"{ITEMS}/1/", "/health/live/", "/docs/"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_slash_too_many_is_a_404_that_sends_nobody_elsewhere(
+    client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    response = await client.request(method, path, headers={"Host": "evil.example"})
+
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
+    assert "location" not in response.headers
+    assert "evil" not in response.text
+
+
 async def test_an_id_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.get(f"{ITEMS}/1")
 
@@ -248,7 +263,7 @@ async def test_a_write_that_names_an_old_version_is_refused_and_changes_nothing(
     assert current.status_code == 200
 
     body = {"name": "Mine"} if method == "PUT" else None
-    for tag in (seen, "2", '"0"', '"abc"', '"' + "9" * 30 + '"'):
+    for tag in (seen, "2", '"0"', '"abc"', f"W/{current.headers['etag']}", f'"{"9" * 30}"'):
         response = await client.request(method, url, json=body, headers={"If-Match": tag})
         assert response.status_code == 412
 
@@ -257,15 +272,94 @@ async def test_a_write_that_names_an_old_version_is_refused_and_changes_nothing(
     assert ok.is_success
 
 
-async def test_if_match_with_several_tags_is_refused(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+@pytest.mark.parametrize(
+    ("tags", "holds"), [('"99"', False), ('"99", {tag}', True), ('"9,9", {tag}', True), ("W/{tag}", False), ("*", True)]
+)
+async def test_if_match_names_any_number_of_tags_for_every_method(
+    client: httpx.AsyncClient, method: str, tags: str, holds: bool
+) -> None:
+    created = await create(client)
+
+    body = {"name": "New"} if method == "PUT" else None
+    header = {"If-Match": tags.format(tag=created.headers["etag"])}
+    response = await client.request(method, created.headers["location"], json=body, headers=header)
+
+    assert (response.status_code == 412, response.is_success) == (not holds, holds)
+
+
+async def test_a_list_has_no_tag_that_if_match_could_name(client: httpx.AsyncClient) -> None:
+    tag = (await client.get(ITEMS)).headers["etag"]
+
+    statuses = [(await client.get(ITEMS, headers={"If-Match": tags})).status_code for tags in ("*", tag, tag[2:])]
+
+    assert statuses == [200, 412, 412]
+
+
+@pytest.mark.parametrize("field", ["If-Match", "If-None-Match"])
+@pytest.mark.parametrize(("kind", "status"), [("application/json", 422), ("text/plain", 415)])
+async def test_a_bad_body_is_told_before_a_precondition_that_fails(
+    client: httpx.AsyncClient, field: str, kind: str, status: int
+) -> None:
+    created = await create(client)
+    tag = created.headers["etag"] if field == "If-None-Match" else '"99"'
+
+    headers = {field: tag, "Content-Type": kind}
+    response = await client.put(created.headers["location"], content=b'{"name": 7}', headers=headers)
+
+    assert response.status_code == status
+
+
+async def test_a_change_behind_a_precondition_that_held_is_not_overwritten(
+    app: Telemetry, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = app.fastapi.state.items
+    created = await create(client)
+    url, get = created.headers["location"], items.get
+
+    async def get_late(item_id: UUID) -> Item:
+        item: Item = await get(item_id)
+        await items.replace(item_id, ItemData("Somebody else's"))
+        return item
+
+    monkeypatch.setattr(items, "get", get_late)
+    response = await client.put(url, json={"name": "Mine"}, headers={"If-Match": created.headers["etag"]})
+    monkeypatch.undo()
+
+    assert (response.status_code, response.json()["detail"]) == (412, "The item was replaced meanwhile.")
+    assert (await client.get(url)).json()["name"] == "Somebody else's"
+
+
+@pytest.mark.parametrize("shown", [ItemOut, ItemPage])
+def test_a_representation_has_another_revision_after_each_change_of_its_fields(shown: type[Any]) -> None:
+    names = [(field.name, field.type) for field in fields(shown)]
+
+    def revision(*changed: tuple[str, Any]) -> str:
+        return routes._revision(make_dataclass(shown.__name__, changed, namespace={"__doc__": shown.__doc__}))
+
+    same = revision(*names)
+    assert same == routes._revision(shown)
+    assert same not in {revision(*names[1:]), revision(*names, ("more", str)), revision((names[0][0], int), *names[1:])}
+
+
+async def test_entity_tags_have_the_revision_of_what_is_shown(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = (await create(client)).headers["location"]
+    known = {path: {"If-None-Match": (await client.get(path)).headers["etag"]} for path in (url, ITEMS)}
 
-    response = await client.put(url, json={"name": "New"}, headers={"If-Match": '"1", "2"'})
+    for name in ("_ITEM_REVISION", "_PAGE_REVISION"):
+        monkeypatch.setattr(routes, name, "another")
 
-    assert (response.status_code, response.json()["detail"]) == (400, "If-Match takes one entity tag here")
+    assert [(await client.get(path, headers=header)).status_code for path, header in known.items()] == [200, 200]
+    header = {"If-Match": known[url]["If-None-Match"]}
+    assert (await client.put(url, json={"name": "New"}, headers=header)).status_code == 412
 
 
-@pytest.mark.parametrize("path", ["/", ITEMS, "/health/live"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", ITEMS, "/health/live", "/docs", "/docs/oauth2-redirect", "/docs/static/swagger-ui.css", "/openapi.json"],
+)
 async def test_head_is_answered_wherever_get_is(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.head(path)).status_code == 200
 

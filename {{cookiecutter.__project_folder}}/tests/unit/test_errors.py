@@ -2,7 +2,8 @@
 
 import httpx
 import pytest
-from fastapi import HTTPException
+from fastapi import APIRouter, HTTPException, Request
+from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from app.core.errors import _invalid_field
@@ -80,6 +81,36 @@ async def test_an_endpoint_may_raise_any_status_with_any_detail(
     assert (response.json()["title"], response.json()["detail"]) == (title, detail)
 
 
+PHRASES = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+    503: "Service Unavailable",
+}
+
+
+@pytest.mark.parametrize(("status", "phrase"), PHRASES.items())
+async def test_the_title_is_the_phrase_of_rfc_9110_whatever_python_calls_it(
+    app: Telemetry, client: httpx.AsyncClient, status: int, phrase: str
+) -> None:
+    @app.fastapi.get("/raise")
+    async def refuse() -> None:
+        raise HTTPException(status)
+
+    problem = (await client.get("/raise")).json()
+
+    assert problem["title"] == phrase
+    assert "detail" not in problem
+
+
+def test_openapi_describes_errors_by_the_phrases_of_rfc_9110(app: Telemetry) -> None:
+    described = app.fastapi.openapi()["paths"]["/api/v1/items"]["get"]["responses"]
+
+    found = {int(status): response["description"] for status, response in described.items()}
+    assert found.items() >= {status: phrase for status, phrase in PHRASES.items() if status != 416}.items()
+
+
 async def test_an_error_whose_status_allows_no_body_has_none(app: Telemetry, client: httpx.AsyncClient) -> None:
     @app.fastapi.get("/raise")
     async def refuse() -> None:
@@ -90,8 +121,34 @@ async def test_an_error_whose_status_allows_no_body_has_none(app: Telemetry, cli
     assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", '"1"')
 
 
-async def test_a_405_tells_what_is_allowed(client: httpx.AsyncClient) -> None:
-    assert (await client.patch("/api/v1/items")).headers["allow"]
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/api/v1/items", {"GET", "HEAD", "POST"}),
+        ("/docs", {"GET", "HEAD"}),
+        ("/docs/static/", {"GET", "HEAD"}),
+        ("/docs/static/swagger-ui.css", {"GET", "HEAD"}),
+        ("/included/", {"GET", "PUT"}),
+        ("/mounted/route", {"GET", "HEAD"}),
+        ("/mounted/", {"DELETE"}),
+    ],
+)
+async def test_a_405_tells_what_is_allowed(
+    app: Telemetry, client: httpx.AsyncClient, path: str, allowed: set[str]
+) -> None:
+    async def endpoint(request: Request) -> None:
+        raise HTTPException(500)
+
+    included = APIRouter(prefix="/included")
+    included.get("/")(endpoint)
+    included.put("/")(endpoint)
+    app.fastapi.include_router(included)
+    mounted = [Route("/route", endpoint), Route("/", endpoint, methods=["DELETE"])]
+    app.fastapi.router.routes.append(Mount("/mounted", routes=mounted))
+
+    response = await client.patch(path)
+
+    assert (response.status_code, set(response.headers["allow"].split(", "))) == (405, allowed)
 
 
 async def test_what_was_sent_is_not_repeated(client: httpx.AsyncClient) -> None:
