@@ -237,6 +237,17 @@ def test_smoke_waits_until_a_canary_that_argo_cd_brings_was_judged(bake: Bake) -
     assert min(waits) > longest
 
 
+def test_dependabot_watches_each_dockerfile_whose_base_it_can_tell(service: Path) -> None:
+    updates = yaml.safe_load((service / ".github" / "dependabot.yml").read_text(encoding="utf-8"))["updates"]
+    watched = {update["directory"] for update in updates if update["package-ecosystem"] == "docker"}
+
+    # It resolves no ARG: https://github.com/dependabot/dependabot-core/issues/2057.
+    bases = {path: re.findall(r"^FROM (\S+)", path.read_text(), re.MULTILINE) for path in service.rglob("Dockerfile")}
+    literal = {path for path, froms in bases.items() if any("$" not in base and ":" in base for base in froms)}
+    assert watched == {f"/{path.parent.relative_to(service).as_posix()}" for path in literal}
+    assert bool(watched) is (service / "ci-cd" / "jenkins").exists()
+
+
 def test_load_is_for_staging_only(service: Path) -> None:
     found = [step for _, step in steps(service) if step.get("run") == "make load"]
 
