@@ -1,5 +1,6 @@
 """What GitHub Actions is given is whole in each variant, may do little, and runs nothing but make targets."""
 
+import os
 import re
 import subprocess
 import sys
@@ -211,6 +212,33 @@ def test_what_is_tagged_is_the_last_commit_that_has_an_image(
     tagged = subprocess.run(["sh", "-c", found[1]], cwd=tmp_path, check=True, capture_output=True, text=True)
 
     assert git(tmp_path, "show", "--no-patch", "--format=%s", tagged.stdout.strip()).strip() == "code"
+
+
+@pytest.mark.parametrize(
+    ("tag", "accepted"),
+    [
+        ("v0.1.0", True),
+        ("v0.2.0", False),
+        ("", False),
+        ("v0'; echo RUN >&2; '", False),
+        ('v0"; echo RUN >&2; "', False),
+    ],
+)
+@pytest.mark.parametrize("given", ["environment", "argument"])
+def test_the_name_of_a_tag_is_compared_and_never_run(
+    given: str, tag: str, accepted: bool, default_project: Path
+) -> None:
+    arguments, environment = ([], {"TAG": tag}) if given == "environment" else ([f"TAG={tag}"], {})
+    command = ["make", "--silent", "check-tag", *arguments]
+    done = subprocess.run(
+        command, cwd=default_project, env=os.environ | environment, check=False, capture_output=True, text=True
+    )
+
+    told = "" if accepted else f"The tag is {tag}, and app/service.toml has 0.1.0.\n"
+    assert (done.returncode == 0, done.stdout) == (accepted, "")
+    assert [line for line in done.stderr.splitlines(keepends=True) if not line.startswith("make: ")] == [told] * bool(
+        told
+    )
 
 
 def seconds(duration: str) -> int:
