@@ -9,13 +9,7 @@ import lock
 import pytest
 from conftest import FOLDER, ROOT
 from lock import DATABASES, DEVELOPMENT_LOCKS, LOCKS, SHARING, STARTS, compile_locks
-
-PINS = re.compile(r"^([a-z0-9._-]+)(?:\[[a-z0-9,_ -]+\])?==([^ \n]+)", re.MULTILINE)
-
-
-def pins(name: str) -> set[tuple[str, str]]:
-    """Each package of a lock with its version: twice where Pythons want different ones."""
-    return set(PINS.findall((ROOT / name).read_text(encoding="utf-8")))
+from trees import PINS, pins
 
 
 def packages(name: str) -> set[str]:

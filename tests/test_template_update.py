@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import FOLDER, LINK, Git, Run, commit
-from test_service import CACHE, default_python, environment_name, make
+from services import environment_of, make
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def update(service: Path, environment: dict[str, str]) -> "subprocess.CompletedP
     """Run the target, with the cruft that tests of the template have."""
     make(service)
     tools = Path(sys.executable).parent.parent
-    venv = CACHE / environment_name(service, default_python())
+    venv = environment_of(service)
     old = [f"--assume-old={lock}" for lock in ("requirements.txt", "requirements-ci.txt", f"{tools}/.ready")]
     return subprocess.run(
         ["make", *old, f"VENV={venv}", f"CI={tools}", "template-update"],
