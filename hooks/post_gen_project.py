@@ -272,7 +272,10 @@ def closing_message(
     applied: Iterable[Rule],
     updates: list[str],
 ) -> str:
-    """Return what was made of the answers, and the next three commands."""
+    """Return what was made of the answers, and the next commands.
+
+    The first commit is the tree as it was generated: updates of the template start from there.
+    """
     chosen = [spelled(name, answers) for name, offered in questions.items() if isinstance(offered, list | bool)]
     left_out = [f"{shortened(rule.paths)} ({spelled(rule.option, answers)})" for rule in applied]
     typed_in = os.environ.get("PWD")
@@ -283,7 +286,13 @@ def closing_message(
         for title, texts in facts.items()
         for number, text in enumerate(texts)
     ]
-    next_steps = (f'cd "{folder}"' if " " in folder else f"cd {folder}", "make test", "make run")
+    known_to_git = any((parent / ".git").exists() for parent in project.parents)
+    next_steps = (
+        f'cd "{folder}"' if " " in folder else f"cd {folder}",
+        *(() if known_to_git else ('git init -q && git add -A && git commit -q -m "Generate the service"',)),
+        "make test",
+        "make run",
+    )
     return "\n".join(("", f"Generated {project}", *lines, "", "Next:", *(f"  {step}" for step in next_steps), ""))
 
 

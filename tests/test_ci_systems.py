@@ -7,8 +7,7 @@ from pathlib import Path
 import gates
 import pytest
 from conftest import LINK, Bake
-from test_docs import dead_links
-from test_generation import files, text_of
+from trees import dead_links, files, text_of
 
 # How each system shows. What a Git host is needs no pipeline: `CODEOWNERS` and addresses of other projects stay.
 TRACES = {

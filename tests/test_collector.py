@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from collector import Collector, build
 from conftest import ROOT
-from test_service import CACHE, default_python, environment_name, make
+from services import make, python_of
 from waiting import wait_for
 
 from demo.inbox import Inbox
@@ -51,7 +51,7 @@ def collector(tmp_path: Path, receiver: OtlpReceiver) -> Iterator[Collector]:
 @pytest.fixture
 def service(project: Path, collector: Collector) -> Iterator[Service]:
     """The service, ready, and stopped with exit code 0 by the test's end."""
-    python = CACHE / environment_name(project, default_python()) / "bin" / "python"
+    python = python_of(project)
     http_port, metrics_port = available((0, 0))
     service = Service(python, project, http_port, metrics_port, collector.endpoint)
     # Each request logs a line; those about lost spans must not be pushed out by them.

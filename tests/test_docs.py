@@ -5,45 +5,15 @@ import math
 import re
 import subprocess
 import tomllib
-from collections import Counter
 from pathlib import Path
 
 import components
 import options
 import pytest
 from conftest import FOLDER, ROOT, Bake
-
-# In text, and in the pictures that Mermaid draws.
-LINK = re.compile(r"""(?:\]\(|^ *click \w+ ")(?!https?://)([^)"#\s]*)(?:#([^)"\s]+))?""", re.MULTILINE)
-
-
-def documents(root: Path) -> list[Path]:
-    """The documents of a template, but for those of its services and what is hidden in it, as caches are."""
-    found = (path.relative_to(root) for path in root.rglob("*.md"))
-    return sorted(root / path for path in found if not any(part.startswith((".", "{{")) for part in path.parts))
-
+from trees import anchors, dead_links, documents
 
 DOCUMENTS = documents(ROOT)
-
-
-def anchors(document: Path) -> set[str]:
-    """What a link into a document may end in, as GitHub makes it of headings."""
-    text = re.sub(r"^ *```.*?^ *```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    found: Counter[str] = Counter()
-    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
-        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading.strip().lower())
-        found[re.sub(r"[^\w\- ]", "", words).replace(" ", "-")] += 1
-    return {f"{anchor}-{number}" if number else anchor for anchor, times in found.items() for number in range(times)}
-
-
-def dead_links(document: Path) -> list[str]:
-    """The links of a document that lead to no file, or to no heading."""
-    dead = []
-    for path, anchor in LINK.findall(document.read_text(encoding="utf-8")):
-        target = document.parent / path if path else document
-        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
-            dead.append(f"{path}#{anchor}")
-    return dead
 
 
 def test_the_documents_are_found_wherever_the_template_is(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import ROOT
 
 OPTIONS: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "tests" / "options.toml").read_text(encoding="utf-8"))
@@ -50,6 +51,17 @@ def test_the_options_are_those_of_the_pinned_version(variable: str, default_proj
     makefile = (default_project / "Makefile").read_text(encoding="utf-8")
 
     assert re.search(rf"/{image}:{re.escape(OPTIONS[image]['version'])}(@|$)", makefile, re.MULTILINE)
+
+
+def test_the_scanner_of_sonarqube_sees_code_coverage_and_history(default_project: Path) -> None:
+    command = ["make", "--dry-run", "--assume-old=reports", "sonar"]
+    done = subprocess.run(command, cwd=default_project, capture_output=True, text=True, check=True)
+    workflow = (default_project / ".github" / "workflows" / "ci-cd.yml").read_text(encoding="utf-8")
+    (checkout, *_) = yaml.safe_load(workflow)["jobs"]["sonar"]["steps"]
+
+    seen = set(re.findall(rf"{re.escape(str(default_project))}/([\w.]+)", done.stdout))
+    assert seen == {"reports", ".cache", "app", "tests", ".git"}
+    assert checkout["with"]["fetch-depth"] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,14 @@
 """Every generated tree is whole: files parse, nothing is unrendered, only the answers decide the bytes."""
 
-import ast
-import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import FOLDER, LINK, ROOT, Bake, Run
 from hostile import ACCEPTED
+from trees import contents, files, problems, text_of
 
 # Python that refuses what generation must not do, in Cookiecutter and in the hooks that it starts: an audit
 # hook sees each attempt (PEP 578).
@@ -29,68 +27,6 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 """
-
-
-def files(project: Path) -> list[Path]:
-    """Each file but Git's own."""
-    found = (path for path in project.rglob("*") if path.is_file())
-    return sorted(path for path in found if ".git" not in path.relative_to(project).parts)
-
-
-def contents(project: Path) -> dict[str, bytes]:
-    return {path.relative_to(project).as_posix(): path.read_bytes() for path in files(project)}
-
-
-def text_of(path: Path) -> str | None:
-    """Return the text of the file, or nothing when it is binary."""
-    raw = path.read_bytes()
-    return None if b"\0" in raw else raw.decode("utf-8")
-
-
-def parse(path: Path) -> None:
-    """Parse the file as what its name says it is."""
-    text = text_of(path) or ""
-    match path.suffix:
-        case ".toml":
-            tomllib.loads(text)
-        case ".json":
-            json.loads(text)
-        case ".py":
-            ast.parse(text)
-        case ".yaml" | ".yml":
-            list(yaml.safe_load_all(text))
-
-
-def problems(project: Path) -> list[str]:
-    """Return what does not parse, with the reason."""
-    found = []
-    for path in files(project):
-        try:
-            parse(path)
-        except (ValueError, SyntaxError, yaml.YAMLError) as error:
-            found.append(f"{path.relative_to(project)}: {error}")
-    return found
-
-
-def untidy(project: Path) -> list[str]:
-    """Return what an editor would change without being asked, and tags that were meant to be rendered."""
-    # Other tools use double braces too; what names Cookiecutter was meant for it.
-    tag = re.compile(r"[{][{%#][^}]*cookiecutter")
-    found = [f"{path}: its name" for path in contents(project) if "{" in path]
-    for path in files(project):
-        text, name = text_of(path), path.relative_to(project)
-        if not text:
-            continue
-        if "\r" in text:
-            found.append(f"{name}: carriage return")
-        if not text.endswith("\n") or text.endswith("\n\n"):
-            found.append(f"{name}: must end in one newline")
-        for number, line in enumerate(text.split("\n"), 1):
-            if line != line.rstrip(" \t"):
-                found.append(f"{name}:{number}: trailing space")
-            if tag.search(line):
-                found.append(f"{name}:{number}: not rendered")
-    return found
 
 
 def test_every_file_parses(default_project: Path) -> None:
@@ -129,10 +65,10 @@ def test_python_holds_no_jinja() -> None:
     assert [path for path in jinja if "cookiecutter" in path.read_text(encoding="utf-8")] == []
 
 
-# Locust brings the greenlets that a database would bring.
+# Locust brings the greenlets that a database would bring; MIGRATING.md is what the template calls its page on updates.
 @pytest.mark.parametrize(("load_tests", "also"), [(True, ""), (False, "|greenlet")])
 def test_a_service_without_a_database_does_not_mention_one(load_tests: bool, also: str, bake: Bake) -> None:
-    word = re.compile(rf"sql|postgres|alembic|asyncpg|database|migrat|pg_{also}", re.IGNORECASE)
+    word = re.compile(rf"sql|postgres|alembic|asyncpg|database|migrat(?!ing\.md)|pg_{also}", re.IGNORECASE)
     project = bake(database="none", load_tests=load_tests)
 
     assert [path for path in contents(project) if word.search(path)] == []

@@ -3,7 +3,9 @@
 import ast
 import json
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -420,6 +422,7 @@ def test_the_closing_message_says_what_was_made_and_what_to_do_next(template: Pa
         "",
         "Next:",
         "  cd sre-demo-api",
+        '  git init -q && git add -A && git commit -q -m "Generate the service"',
         "  make test",
         "  make run",
         "",
@@ -433,6 +436,22 @@ def test_the_closing_message_is_silent_about_what_there_is_not(template: Path, r
     assert "NOTICE" not in result.stdout
     assert "(database" not in result.stdout
     assert f'  cd "{tmp_path / "two words" / "sre-demo-api"}"\n' in result.stdout
+
+
+def test_a_repository_is_begun_by_the_tree_as_generated_unless_it_lies_in_one(
+    template: Path, run: Run, git: Git, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    alone = run("cookiecutter", template, "--no-input", cwd=tmp_path)
+    (begin,) = re.findall(r"^  (git init .*)$", alone.stdout, re.MULTILINE)
+    project = tmp_path / "sre-demo-api"
+    subprocess.run(begin, check=True, cwd=project, env=environment, shell=True)  # noqa: S602 - as it is typed
+
+    inside = run("cookiecutter", template, "--no-input", "-o", project / "services", cwd=tmp_path)
+
+    assert git(project, "log", "--format=%s").strip() == "Generate the service"
+    assert git(project, "status", "--porcelain", "--ignored", "app", "tools", LINK) == ""
+    assert "git init" not in inside.stdout
+    assert "make test" in inside.stdout
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows consoles take Unicode whatever the encoding")

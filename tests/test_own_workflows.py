@@ -1,6 +1,7 @@
 """The template's own pipeline runs its make targets, may do little but read, and leaves out no test."""
 
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -139,3 +140,26 @@ def test_every_update_waits_for_a_week() -> None:
 
     assert {update["package-ecosystem"] for update in updates} == {"github-actions", "gomod", "maven", "npm", "pip"}
     assert all(update["cooldown"] == {"default-days": 7} for update in updates)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["prepare"], []),
+        ([], ["docker image", "docker builder", "make test", "make test-ci", "make test-live", "make demo"]),
+    ],
+)
+def test_a_developers_engine_is_prepared_and_keeps_its_images(
+    arguments: list[str], asked: list[str], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    # Nothing is installed where nothing is missing, and what would be is not.
+    for name in ("apt-get", "docker", "dockerd", "initdb", "ldd", "make", "python3"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\n', encoding="utf-8")
+        program.chmod(0o755)
+
+    subprocess.run([ROOT / ".ci" / "run", *arguments], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+
+    done = re.findall(r"^(docker \w+(?= prune)|make .+)", log.read_text(encoding="utf-8"), re.MULTILINE)
+    assert done == asked

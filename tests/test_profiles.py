@@ -19,9 +19,8 @@ import pytest
 from conftest import ROOT, Run
 from options import answered, written
 from options import tree as tree_of
-from test_docs import dead_links
-from test_generation import contents, problems, text_of, untidy
-from test_service import make
+from services import make
+from trees import contents, dead_links, problems, text_of, untidy
 
 IN_PAIRS, IN_THREES = profiles.in_pairs(), profiles.in_threes()
 

@@ -14,7 +14,7 @@ import pytest
 import release
 from conftest import ROOT, Git, Run
 from release import Version
-from test_locks import pins
+from trees import pins
 
 PROMPTS: dict[str, Any] = {
     "name": "Demo",

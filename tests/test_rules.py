@@ -12,8 +12,8 @@ import components
 import pytest
 import yaml
 from conftest import ROOT, Bake
+from services import make, python_of
 from test_prompts import RIGHT, WRONG
-from test_service import CACHE, default_python, environment_name, make
 from waiting import wait_for
 
 from demo.client import Client
@@ -24,12 +24,6 @@ pytestmark = pytest.mark.ci
 
 def rules_of(project: Path) -> Path:
     return project / "observability" / "prometheus"
-
-
-def python_of(project: Path) -> Path:
-    """The Python of an environment that has all that the service needs."""
-    make(project)
-    return CACHE / environment_name(project, default_python()) / "bin" / "python"
 
 
 # Answers at the edges of what is asked for, and some between that are hard to write as decimals; with and without what

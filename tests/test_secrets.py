@@ -9,9 +9,8 @@ import profiles
 import pytest
 from conftest import ROOT, Git
 from lock import GATES_LOCK
-from test_generation import contents
-from test_locks import pins
 from test_profiles import generated
+from trees import contents, pins
 
 # A tree takes detect-secrets some twenty seconds.
 pytestmark = pytest.mark.ci

@@ -1,8 +1,5 @@
 """Generated services pass their own gates, by the commands their users type."""
 
-import fcntl
-import hashlib
-import re
 import shutil
 import subprocess
 from itertools import product
@@ -10,48 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Bake
+from conftest import Bake
 from hostile import ACCEPTED
 from pythons import found
-
-CACHE = ROOT / ".cache"
-
-
-def default_python() -> str:
-    """The Python that services are tested on, other than by the test of all of them."""
-    return next(iter(found().values()))
-
-
-def environment_name(project: Path, python: str) -> str:
-    """The name of the environment that this project's lock and this Python make."""
-    lock = (project / "requirements.txt").read_bytes()
-    return hashlib.sha256(lock + python.encode()).hexdigest()[:16]
-
-
-def make(project: Path, *targets: str, python: str | None = None) -> None:
-    """Run targets of a generated Makefile, in an environment that projects with the same lock share.
-
-    The first that needs an environment makes it, as a user's first `make` would, while the others wait.
-    """
-    interpreter = python or default_python()
-    name = environment_name(project, interpreter)
-    # The lock file of a fresh tree is always newer than the environment that was made from its twin.
-    command = ["make", "--assume-old=requirements.txt", f"VENV={CACHE / name}", f"PYTHON={interpreter}"]
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / f"{name}.lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        run([*command, f"{CACHE / name}/.ready"], project)
-    for target in targets:
-        run([*command, target], project)
-
-
-def run(command: list[str], project: Path) -> None:
-    """Run a command in a project; its output is the reason when it fails."""
-    result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    if result.returncode:
-        # Thousands of access lines of one failed test would leave no room for what failed.
-        said = re.sub(r"^.*\[info +\] request .*\n", "", result.stdout, flags=re.MULTILINE)
-        pytest.fail(f"{' '.join(command)} in {project}\n{said[-20_000:]}\n{result.stderr[-5_000:]}", pytrace=False)
+from services import environment_of, make, run
 
 
 @pytest.fixture
@@ -111,7 +70,7 @@ def test_locking_a_fresh_service_changes_nothing(bake: Bake, database: str) -> N
 
 def test_make_begins_a_new_migration(project: Path) -> None:
     make(project)
-    environment = f"VENV={CACHE / environment_name(project, default_python())}"
+    environment = f"VENV={environment_of(project)}"
     run(["make", "--assume-old=requirements.txt", environment, "migration", "NAME=add a column"], project)
 
     (migration,) = project.glob("migrations/versions/*_add_a_column.py")

@@ -31,8 +31,8 @@ import components
 import httpx
 import pytest
 from conftest import FOLDER, ROOT, Bake, Git, Run
+from services import environment_of, make
 from test_docs import DOCUMENTS
-from test_service import CACHE, default_python, environment_name, make
 
 from demo.ports import available
 
@@ -196,7 +196,7 @@ class Terminal:
 
     def __init__(self, folder: Path, service: Path, environment: Mapping[str, str], scratch: Path) -> None:
         self.folder = folder
-        venv = CACHE / environment_name(service, default_python())
+        venv = environment_of(service)
         api, metrics = available((0, 0))
         self.ready = f"http://127.0.0.1:{api}/health/ready"
         # What people have installed, here of the environment of the tests; and it is what `make` finds in `CI`.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import FOLDER, LINK, Git, Run, commit
-from test_service import CACHE, default_python, environment_name, make
+from services import environment_of, make
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def update(service: Path, environment: dict[str, str]) -> "subprocess.CompletedP
     """Run the target, with the cruft that tests of the template have."""
     make(service)
     tools = Path(sys.executable).parent.parent
-    venv = CACHE / environment_name(service, default_python())
+    venv = environment_of(service)
     old = [f"--assume-old={lock}" for lock in ("requirements.txt", "requirements-ci.txt", f"{tools}/.ready")]
     return subprocess.run(
         ["make", *old, f"VENV={venv}", f"CI={tools}", "template-update"],
@@ -66,7 +66,9 @@ def test_what_is_new_is_taken_and_what_was_released_stays(
     assert done.returncode == 0, done.stdout + done.stderr
     assert (service / "NEW.md").read_text(encoding="utf-8") == "new\n"
     assert (service / release).read_text(encoding="utf-8").startswith("# of the pipeline\n")
-    assert json.loads((service / LINK).read_text())["commit"] == git(template, "rev-parse", "HEAD").strip()
+    head = git(template, "rev-parse", "HEAD").strip()
+    assert json.loads((service / LINK).read_text())["commit"] == head
+    assert f"  MIGRATING.md of {template} at {head}\n" in done.stdout
     git(service, "apply", "--index", "--reverse", PATCH["TEMPLATE_PATCH"])
     assert git(service, "status", "--porcelain") == ""
 
@@ -105,6 +107,48 @@ def test_changes_that_are_not_committed_are_not_mixed_with_it(service: Path, env
 
     assert done.returncode != 0
     assert "commit or stash them first" in done.stderr
+
+
+def test_without_a_repository_nothing_is_installed_and_one_sentence_says_why(
+    default_project: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    service = shutil.copytree(default_project, tmp_path / "service")
+
+    done = subprocess.run(
+        ["make", "--silent", "template-update"],
+        cwd=service,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.startswith("Git has to know this folder: begin a repository, and commit it as it is.\n")
+    assert not (service / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("https://github.com/acme/template", "https://github.com/acme/template/blob/c0ffee/MIGRATING.md"),
+        ("https://github.com/acme/template.git", "https://github.com/acme/template/blob/c0ffee/MIGRATING.md"),
+        ("https://gitlab.acme.com/a/b/t.git", "https://gitlab.acme.com/a/b/t/blob/c0ffee/MIGRATING.md"),
+        ("git@github.com:acme/template.git", "MIGRATING.md of git@github.com:acme/template.git at c0ffee"),
+        ("https://git.acme.com/template", "MIGRATING.md of https://git.acme.com/template at c0ffee"),
+        ("/srv/template", "MIGRATING.md of /srv/template at c0ffee"),
+    ],
+)
+def test_the_pages_of_a_template_are_links_where_its_host_has_pages(
+    address: str, told: str, default_project: Path
+) -> None:
+    code = "import sys; from tools.template import pages; print(*pages(*sys.argv[1:]), sep='\\n')"
+    command = [sys.executable, "-c", code, address, "c0ffee"]
+
+    said = subprocess.run(command, cwd=default_project, capture_output=True, text=True, check=True).stdout
+
+    assert said.splitlines() == [told.replace("MIGRATING", "CHANGELOG"), told]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import LINK, ROOT, Git, Run
 from release import releases
-from test_generation import contents
+from trees import contents
 
 # A service is generated, updated and generated again in each, which takes seconds.
 pytestmark = pytest.mark.ci

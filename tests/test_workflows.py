@@ -1,5 +1,6 @@
 """What GitHub Actions is given is whole in each variant, may do little, and runs nothing but make targets."""
 
+import os
 import re
 import subprocess
 import sys
@@ -126,26 +127,59 @@ def test_only_runs_of_a_pull_request_are_cancelled(service: Path) -> None:
         assert cancelled in (False, "${{ github.event_name == 'pull_request' }}"), name
 
 
-# What a job says that has no business in a pull request.
-RELEASES = (
-    "github.event_name == 'push' && github.ref == 'refs/heads/main'",
-    "github.ref == 'refs/heads/main' && vars.SONAR_HOST_URL",
-    "github.ref_type == 'tag'",
-    "${{ !cancelled() && vars.CODE_SCANNING == 'enabled' && github.event_name != 'pull_request' }}",
+# What begins a run, where all that is optional is switched on.
+OPTIONAL = {"vars.SONAR_HOST_URL": "https://sonar.example.com", "vars.CODE_SCANNING": "enabled"}
+EVENTS = {
+    name: {"github.event_name": event, "github.ref": ref, "github.ref_type": kind, **OPTIONAL}
+    for name, event, ref, kind in (
+        ("pull request", "pull_request", "refs/pull/1/merge", "branch"),
+        ("merge", "push", "refs/heads/main", "branch"),
+        ("tag", "push", "refs/tags/v1.2.3", "tag"),
+    )
+}
+JUDGED = {"lint", "test", "security", "image"}
+
+
+def holds(condition: str, event: Mapping[str, str]) -> bool:
+    """Whether what a job asks of an event is so. Terms that are joined by `&&` are all that ours are made of."""
+    for term in condition.removeprefix("${{").removesuffix("}}").strip().split(" && "):
+        if term == "!cancelled()":
+            continue
+        asked = re.fullmatch(r"([\w.]+)(?: (==|!=) '([^']*)')?", term)
+        assert asked, term
+        name, compared, value = asked.groups()
+        if not ((event[name] == value) is (compared == "==") if compared else event[name]):
+            return False
+    return True
+
+
+def starts(found: Mapping[str, Any], name: str, event: Mapping[str, str]) -> bool:
+    """Whether a job begins: one whose need was skipped is skipped too, unless its condition asks for the status."""
+    condition = found[name].get("if", "")
+    needed = "cancelled()" in condition or all(starts(found, need, event) for need in found[name].get("needs", []))
+    return needed and (not condition or holds(condition, event))
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ("pull request", JUDGED),
+        ("merge", {*JUDGED, "sonar", "findings", "publish", "dev", "staging"}),
+        # What is tagged was judged when it was merged: nothing is left to show.
+        ("tag", {"version", "prod"}),
+    ],
 )
+def test_an_event_starts_what_belongs_to_it(service: Path, event: str, expected: set[str]) -> None:
+    found = workflows(service)["ci-cd.yml"]["jobs"]
+
+    assert {name for name in found if starts(found, name, EVENTS[event])} == expected
 
 
 def test_no_job_of_a_pull_request_may_write_or_see_a_secret(service: Path) -> None:
-    found = workflows(service)["ci-cd.yml"]["jobs"]
+    judged = [workflows(service)["ci-cd.yml"]["jobs"][name] for name in JUDGED]
 
-    def releases(name: str) -> bool:
-        # A job whose need was skipped is skipped too.
-        return found[name].get("if") in RELEASES or any(map(releases, found[name].get("needs", [])))
-
-    judged = {name: job for name, job in found.items() if not releases(name)}
-    assert set(judged) == {"lint", "test", "security", "image"}
-    assert all(job["permissions"] == {"contents": "read"} for job in judged.values())
-    assert all("secrets." not in str(job) for job in judged.values())
+    assert all(job["permissions"] == {"contents": "read"} for job in judged)
+    assert all("secrets." not in str(job) for job in judged)
 
 
 def test_a_release_is_verified_before_it_is_written_and_taken_back_when_it_does_not_serve(service: Path) -> None:
@@ -180,6 +214,33 @@ def test_what_is_tagged_is_the_last_commit_that_has_an_image(
     assert git(tmp_path, "show", "--no-patch", "--format=%s", tagged.stdout.strip()).strip() == "code"
 
 
+@pytest.mark.parametrize(
+    ("tag", "accepted"),
+    [
+        ("v0.1.0", True),
+        ("v0.2.0", False),
+        ("", False),
+        ("v0'; echo RUN >&2; '", False),
+        ('v0"; echo RUN >&2; "', False),
+    ],
+)
+@pytest.mark.parametrize("given", ["environment", "argument"])
+def test_the_name_of_a_tag_is_compared_and_never_run(
+    given: str, tag: str, accepted: bool, default_project: Path
+) -> None:
+    arguments, environment = ([], {"TAG": tag}) if given == "environment" else ([f"TAG={tag}"], {})
+    command = ["make", "--silent", "check-tag", *arguments]
+    done = subprocess.run(
+        command, cwd=default_project, env=os.environ | environment, check=False, capture_output=True, text=True
+    )
+
+    told = "" if accepted else f"The tag is {tag}, and app/service.toml has 0.1.0.\n"
+    assert (done.returncode == 0, done.stdout) == (accepted, "")
+    assert [line for line in done.stderr.splitlines(keepends=True) if not line.startswith("make: ")] == [told] * bool(
+        told
+    )
+
+
 def seconds(duration: str) -> int:
     """How long that is, as Argo writes it."""
     return int(duration[:-1]) * {"s": 1, "m": 60}[duration[-1]]
@@ -202,6 +263,17 @@ def test_smoke_waits_until_a_canary_that_argo_cd_brings_was_judged(bake: Bake) -
 
     assert len(waits) == 4
     assert min(waits) > longest
+
+
+def test_dependabot_watches_each_dockerfile_whose_base_it_can_tell(service: Path) -> None:
+    updates = yaml.safe_load((service / ".github" / "dependabot.yml").read_text(encoding="utf-8"))["updates"]
+    watched = {update["directory"] for update in updates if update["package-ecosystem"] == "docker"}
+
+    # It resolves no ARG: https://github.com/dependabot/dependabot-core/issues/2057.
+    bases = {path: re.findall(r"^FROM (\S+)", path.read_text(), re.MULTILINE) for path in service.rglob("Dockerfile")}
+    literal = {path for path, froms in bases.items() if any("$" not in base and ":" in base for base in froms)}
+    assert watched == {f"/{path.parent.relative_to(service).as_posix()}" for path in literal}
+    assert bool(watched) is (service / "ci-cd" / "jenkins").exists()
 
 
 def test_load_is_for_staging_only(service: Path) -> None:

@@ -44,13 +44,8 @@ POLICIES_LOCK = "tools/checkov/requirements.txt"
 GATES_LOCK = f"{SERVICE}/requirements-ci.txt"
 # These hold on to their own versions; the others take those of the constraints.
 STARTS = ("constraints.txt", POLICIES_LOCK, GATES_LOCK)
-LOCKS = (
-    "constraints.txt",
-    "requirements.txt",
-    BENCHMARKS_LOCK,
-    *PRODUCTION_LOCKS.values(),
-    *DEVELOPMENT_LOCKS.values(),
-)
+SHARING = ("requirements.txt", BENCHMARKS_LOCK, *PRODUCTION_LOCKS.values(), *DEVELOPMENT_LOCKS.values())
+LOCKS = (*STARTS, *SHARING)
 
 # One lock for every supported Python and platform; annotations would name the generated project.
 UNIVERSAL = ("--quiet", "--universal", "--python-version", "3.11", "--no-annotate")
@@ -62,11 +57,10 @@ def compile_locks(target: Path, *, upgrade: bool = False) -> None:
     Raises:
         subprocess.CalledProcessError: generation failed, or no versions fit together.
     """
-    for name in (*LOCKS, *STARTS):
+    for name in LOCKS:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
     for name in STARTS:
-        if target != ROOT and (ROOT / name).exists():
-            shutil.copy(ROOT / name, target / name)
+        shutil.copy(ROOT / name, target / name)
     newer = ["--upgrade"] if upgrade else []
     constraints = target / "constraints.txt"
     # Extras stay in a lock: without them, pip before 24 takes the newest version of such a package instead.
@@ -90,6 +84,17 @@ def compile_locks(target: Path, *, upgrade: bool = False) -> None:
             _compile(target / lock, *shared, "--group", f"{services[profile]}:dev", str(services[profile]))
 
 
+def refresh(*, upgrade: bool = False) -> None:
+    """Put what `compile_locks` writes in the place of every lock.
+
+    All of them or none: without one of its locks a tree has no environment in which to try again.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        compile_locks(Path(folder), upgrade=upgrade)
+        for name in LOCKS:
+            shutil.copy(Path(folder, name), ROOT / name)
+
+
 def _generate(folder: Path, database: str, load_tests: bool) -> Path:  # noqa: FBT001 - an answer, as prompts have it
     """The `pyproject.toml` of a service with these answers."""
     command = ["cookiecutter", str(ROOT), "--no-input", "--default-config", "--output-dir", str(folder)]
@@ -100,9 +105,6 @@ def _generate(folder: Path, database: str, load_tests: bool) -> Path:  # noqa: F
 
 
 def _compile(output: Path, *arguments: str) -> None:
-    # What another lock held before must not count: only the constraints do.
-    if not str(output).endswith(STARTS):
-        output.unlink(missing_ok=True)
     command = [sys.executable, "-m", "uv", "pip", "compile", *UNIVERSAL, *arguments, "--output-file", str(output)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=output.parent)
 
@@ -110,9 +112,4 @@ def _compile(output: Path, *arguments: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make lock", description=__doc__)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
-    upgrade = parser.parse_args().upgrade
-    # All of them or none: without one of its locks a tree has no environment in which to try again.
-    with tempfile.TemporaryDirectory() as folder:
-        compile_locks(Path(folder), upgrade=upgrade)
-        for name in LOCKS:
-            shutil.copy(Path(folder, name), ROOT / name)
+    refresh(upgrade=parser.parse_args().upgrade)

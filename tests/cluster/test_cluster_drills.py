@@ -18,7 +18,7 @@ from deployed import REPOSITORY, Images, Service
 from kube import Cluster
 from pki import CONTEXT
 from rendered import build
-from test_service import CACHE, default_python, environment_name, make
+from services import python_of
 
 pytestmark = pytest.mark.drills
 
@@ -38,8 +38,7 @@ class Drilled(Service):
 
     def drill(self, name: str, *flags: str) -> tuple[int, str]:
         """Run one as a person does who stands in the cluster; exit code and what it said."""
-        make(self.project)
-        python = CACHE / environment_name(self.project, default_python()) / "bin" / "python"
+        python = python_of(self.project)
         address = self.cluster.object("service", self.name, self.namespace)["spec"]["clusterIP"]
         command = ["-m", "tests.chaos", "run", name, "--env=staging", f"--url=http://{address}", *flags]
         command += [f"--prometheus=http://{ADDRESS}:{canary.PORT}", f"--faulty-image={FAULTY}"]

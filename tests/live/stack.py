@@ -15,7 +15,7 @@ import bases
 import pytest
 import standins
 from conftest import ROOT
-from test_service import CACHE, default_python, environment_name, make
+from services import environment_of, make
 
 from demo.client import Client, Response
 from demo.ports import available
@@ -72,7 +72,7 @@ class Stack:
 
     def command(self, *words: str) -> tuple[str, ...]:
         """How a target of the Makefile is run in the environment that `make` has made."""
-        environment = f"VENV={CACHE / environment_name(self.project, default_python())}"
+        environment = f"VENV={environment_of(self.project)}"
         return ("make", "--assume-old=requirements.txt", environment, *words)
 
     def compose(self, *words: str) -> str:

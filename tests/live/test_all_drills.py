@@ -11,8 +11,8 @@ from typing import Any
 import drill_results
 import pytest
 from conftest import FOLDER, ROOT
+from services import python_of
 from stack import Stack, for_drills
-from test_service import CACHE, default_python, environment_name
 
 pytestmark = pytest.mark.drills
 
@@ -35,7 +35,7 @@ def test_a_drill_holds_with_its_protection_and_fails_without(stack: Stack, name:
 
 
 def test_the_table_is_written_from_what_was_seen(stack: Stack) -> None:
-    python = CACHE / environment_name(stack.project, default_python()) / "bin" / "python"
+    python = python_of(stack.project)
     script = "import json, sys; from tests.chaos.report import table; print(table(json.load(sys.stdin)), end='')"
     said = json.dumps(drill_results.records())
     done = subprocess.run(

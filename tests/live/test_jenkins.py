@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from test_service import make
+from services import make
 
 pytestmark = pytest.mark.jenkins
 

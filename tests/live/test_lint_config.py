@@ -7,8 +7,8 @@ from uuid import uuid4
 import bases
 import pytest
 from conftest import Bake
+from services import make, python_of
 from stack import Stack
-from test_service import CACHE, default_python, environment_name, make
 
 pytestmark = pytest.mark.live
 
@@ -28,7 +28,7 @@ def stack(bake: Bake) -> Stack:
 
 def lint(stack: Stack, *services: str) -> "subprocess.CompletedProcess[str]":
     """Run what `make lint-config` runs, for these services."""
-    python = CACHE / environment_name(stack.project, default_python()) / "bin" / "python"
+    python = python_of(stack.project)
     command = [str(python), "-m", "tools.lint_config", *services]
     return subprocess.run(
         command, cwd=stack.project, env=stack.environment, capture_output=True, text=True, check=False

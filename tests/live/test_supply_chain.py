@@ -23,9 +23,9 @@ from conftest import ROOT
 from containers import docker
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from services import environment_of, make
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
-from test_service import CACHE, default_python, environment_name, make
 
 from demo.ports import available
 
@@ -69,7 +69,7 @@ class Pipeline:
         """Run a target, as a stage of the pipeline does: one signs, one verifies, and no other sees a key."""
         known = key or self.ours
         variables = {"sign": known.signs, "attest": known.signs, "verify": known.verifies}.get(words[0], {})
-        venv = CACHE / environment_name(self.project, default_python())
+        venv = environment_of(self.project)
         command = ["make", "--assume-old=requirements.txt", f"VENV={venv}", f"IMAGE={IMAGE}"]
         command += [f"IMAGE_REPOSITORY={self.repository}"]
         command += [f"COSIGN={self.tools / 'cosign'}", f"SYFT={self.tools / 'syft'}", *words]

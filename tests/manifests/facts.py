@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rendered import Object, Overlay, settings
-from test_rules import python_of
+from services import python_of
 
 CODE = """
 import json

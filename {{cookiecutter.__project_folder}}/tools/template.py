@@ -9,6 +9,7 @@ another job, one with a token, can propose without running a line of it.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,13 @@ def conflicts(project: Path) -> Iterator[str]:
             yield f"{path}: conflict markers"
 
 
+def pages(address: str, commit: str) -> list[str]:
+    """Where the template tells what is new, and what an update cannot do: links, where its host has pages."""
+    host = re.fullmatch(r"(https://git(?:hub|lab)\.[\w.-]+/[\w./-]+?)(?:\.git)?/?", address)
+    names = ("CHANGELOG.md", "MIGRATING.md")
+    return [f"{host[1]}/blob/{commit}/{name}" if host else f"{name} of {address} at {commit}" for name in names]
+
+
 def update(tools: Path) -> int:
     """Take what is new; the exit code of the process."""
     link = ROOT / LINK
@@ -71,6 +79,8 @@ def update(tools: Path) -> int:
     after = json.loads(link.read_text(encoding="utf-8"))
     if before == after:
         return 0
+    told = "".join(f"  {page}\n" for page in pages(after["template"], after["commit"]))
+    sys.stdout.write(f"What is new, and what is left for a person to do:\n{told}")
     found = [*conflicts(ROOT), *(f"{path}: no longer chosen, remove it" for path in dropped(before, after, tools))]
     sys.stderr.write("".join(f"{problem}\n" for problem in found))
     return 1 if found else 0
