@@ -132,14 +132,23 @@ def test_the_readme_tells_what_the_drill_of_its_picture_saw() -> None:
     (picture,) = re.findall(r"\((docs/drills/[a-z-]+)\.svg\)", readme)
     drill = json.loads((ROOT / f"{picture}.json").read_text(encoding="utf-8"))
     told = re.search(
-        r"after (\d+) seconds and led to its runbook, and (\d+) seconds after the database was back", readme
+        r"hang for (\d+) minutes.* opened after (\d+) seconds;.* within (\d+) ms .* fired after (\d+) seconds .*"
+        r" (\d+) seconds after the database answered again",
+        " ".join(readme.split()),
     )
 
-    began = drill["phases"]["fault"][0]
+    measured = {check["says"]: check["measured"] for check in drill["checks"]}
+    began, ended = drill["phases"]["fault"]
     paged = min(one["seen"] - began for one in drill["alerts"] if one["severity"] == "page")
     assert told
     assert drill["held"]
-    assert [int(told[1]), int(told[2])] == [round(paged), math.ceil(drill["recovered_after_seconds"])]
+    assert [int(number) for number in told.groups()] == [
+        round((ended - began) / 60),
+        round(float(measured["the circuit breaker opens"].split()[0])),
+        int(next(value for says, value in measured.items() if says.startswith("once it is open")).split()[0]),
+        round(paged),
+        math.ceil(drill["recovered_after_seconds"]),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ SPELLED = {True: "yes", False: "no"}
 HEAD = """\
 # Options
 
-The prompts, in this order. Each default works. Invalid answers are refused together, each with its rule and an example that
-passes, and nothing is left on disk. Change an answer later with `cruft update -y --variables-to-update`:
+The prompts, in this order. Each default works. Invalid answers are refused together, each with its rule and an example
+that passes, and nothing is left on disk. Change an answer later with `cruft update -y --variables-to-update`:
 [upgrading](upgrading.md#change-an-answer).
 
 `make options` writes this page from the prompts, the file names and the prune table in `hooks/post_gen_project.py`.
