@@ -248,7 +248,7 @@ def page(results: list[Result], date: str) -> str:
     )
     return f"""# What a collector's fault costs
 
-A service whose collector fails, and one whose collector is well (the real OpenTelemetry Collector {components.release("otel-collector")}), both with every
+A service whose collector fails, and one whose collector is healthy (the real OpenTelemetry Collector {components.release("otel-collector")}), both with every
 request traced, are asked `GET {PATH}` in turn, {SLICES * REQUESTS} times each. `benchmarks/collector_faults.py --write`
 measures it, and writes this.
 
