@@ -187,6 +187,8 @@ def test_too_little_coverage_fails_and_is_told_where(project: Path) -> None:
     assert float(covered.attrib["line-rate"]) < 0.95
     # SonarQube's scanner reads it in a container, where the project is another folder.
     assert [source.text for source in covered.iter("source")] == ["app"]
+    # What was added up is still there to be added up again.
+    assert (reports / ".coverage.unit").exists()
 
 
 @pytest.fixture
