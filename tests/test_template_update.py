@@ -189,6 +189,7 @@ def test_what_a_patch_brings_is_proposed_and_never_lies_where_it_could_run(
     assert (done.returncode, done.stderr) == (0, "")
     proposed = git(service, "show", "--name-only", "--format=%b", "origin/template-update").splitlines()
     assert {"- CODEOWNERS: conflict markers", "CODEOWNERS", "tools/propose.py"} <= set(proposed)
+    assert any(line.startswith("- MIGRATING.md of ") for line in proposed)
     assert git(service, "status", "--porcelain") == ""
     assert git(service, "rev-parse", "HEAD") == head
 

@@ -4,6 +4,7 @@ As a branch and a pull request where the token may push workflows, else as an is
 committed, or what the file TEMPLATE_PATCH would change.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from tools.compose import ROOT
 from tools.git import GitError, git, worktree
-from tools.template import conflicts
+from tools.template import LINK, conflicts, pages
 
 BRANCH = "template-update"
 TITLE = "Take what is new in the template"
@@ -40,7 +41,9 @@ def propose(project: Path) -> int:
         sys.stdout.write("Nothing is new.\n")
         return 0
     on_github = shutil.which("gh") is not None
-    body = "\n".join(["By `make template-update`.", *(f"- {problem}" for problem in conflicts(project))])
+    link = json.loads((project / LINK).read_text(encoding="utf-8"))
+    what = "By `make template-update`. What is new, and what is left for a person to do:"
+    body = "\n- ".join([what, *pages(**link), *conflicts(project)])
     if os.environ.get("TEMPLATE_PUSH") == "1":
         git("switch", "--quiet", "--force-create", BRANCH, at=project)
         git("add", "--all", at=project)

@@ -56,11 +56,16 @@ def conflicts(project: Path) -> Iterator[str]:
             yield f"{path}: conflict markers"
 
 
-def pages(address: str, commit: str) -> list[str]:
-    """Where the template tells what is new, and what an update cannot do: links, where its host has pages."""
-    host = re.fullmatch(r"(https://git(?:hub|lab)\.[\w.-]+/[\w./-]+?)(?:\.git)?/?", address)
+def pages(template: str, commit: str, **_: Any) -> list[str]:
+    """Where the template tells what is new, and what an update cannot do: links, where its host has pages.
+
+    Args:
+        template: its address, as `.cruft.json` has it.
+        commit: the one that was taken.
+    """
+    host = re.fullmatch(r"(https://git(?:hub|lab)\.[\w.-]+/[\w./-]+?)(?:\.git)?/?", template)
     names = ("CHANGELOG.md", "MIGRATING.md")
-    return [f"{host[1]}/blob/{commit}/{name}" if host else f"{name} of {address} at {commit}" for name in names]
+    return [f"{host[1]}/blob/{commit}/{name}" if host else f"{name} of {template} at {commit}" for name in names]
 
 
 def update(tools: Path) -> int:
@@ -79,7 +84,7 @@ def update(tools: Path) -> int:
     after = json.loads(link.read_text(encoding="utf-8"))
     if before == after:
         return 0
-    told = "".join(f"  {page}\n" for page in pages(after["template"], after["commit"]))
+    told = "".join(f"  {page}\n" for page in pages(**after))
     sys.stdout.write(f"What is new, and what is left for a person to do:\n{told}")
     found = [*conflicts(ROOT), *(f"{path}: no longer chosen, remove it" for path in dropped(before, after, tools))]
     sys.stderr.write("".join(f"{problem}\n" for problem in found))
