@@ -33,5 +33,7 @@ def is_known(headers: Headers, tag: str) -> bool:
         expected = entity_tags(lines)
         if "*" not in expected and (tag.startswith("W/") or tag not in expected):
             raise HTTPException(412, "What is here has no entity tag that If-Match names.")
-    known = {one.removeprefix("W/") for one in entity_tags(headers.getlist("if-none-match"))}
+    if not (lines := headers.getlist("if-none-match")):
+        return False
+    known = {one.removeprefix("W/") for one in entity_tags(lines)}
     return not known.isdisjoint({"*", tag.removeprefix("W/")})
