@@ -97,6 +97,7 @@ class SqlItems(Items):
         self.engine = connect(url, settings)
         # If readiness waited for a connection behind the requests, a busy service would look like one without database.
         self._checks = connect(url, settings.model_copy(update={"database_pool_size": 1}))
+        self._is_warm = False
         self._url = url
         self._migrate_at_start = migrate_at_start
         self._revisions = Revisions()
@@ -129,6 +130,10 @@ class SqlItems(Items):
         with errors_translated():
             async with self._checks.connect() as connection:
                 current = await connection.run_sync(current_revision)
+            if not self._is_warm:
+                # The first request must not wait for a connection, and for what SQLAlchemy asks once.
+                async with self.engine.connect():
+                    self._is_warm = True
         self._revisions.require(current)
 
     async def create(self, data: ItemData) -> Item:

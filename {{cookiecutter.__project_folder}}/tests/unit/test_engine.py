@@ -144,6 +144,7 @@ async def test_a_connection_that_is_not_to_be_had_is_not_waited_for_and_readines
     store: SqlItems,
 ) -> None:
     await store.migrate()
+    await store.check()
     async with store.engine.connect():
         with pytest.raises(PoolExhaustedError, match="all connections are in use"):
             await store.page(limit=1)
